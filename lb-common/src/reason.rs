@@ -1,0 +1,109 @@
+//! Reasons: why a packet was passed, translated, refused or dropped.
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Class {
+    /// Left untouched.
+    Pass,
+    /// Rewritten and sent on its way.
+    Translate,
+    /// Answered with a TCP reset or an ICMP error.
+    Refuse,
+    /// Ours and wrong: discarded.
+    Drop,
+}
+
+/// Slots per hook in `LB_REASONS` (per-CPU array of u64, index = hook × [`REASON_SLOTS`] + reason).
+pub const REASON_SLOTS: u32 = 64;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, $class:ident, $text:literal;)*) => {
+        /// Why a packet, or a socket call, met its fate: index into `LB_REASONS`, metric label, and
+        /// word in every trace line.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name used in tables, JSON and metrics.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What became of the packet.
+            pub const fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Neither a flow of ours nor addressed to a frontend.
+    NotService = 0, Pass, "not-service";
+    /// Neither IPv4 nor IPv6: ARP, VLAN-tagged frames, anything else.
+    NotIp = 1, Pass, "not-ip";
+    /// Neither TCP nor UDP.
+    OtherProtocol = 2, Pass, "other-protocol";
+    /// Shorter than its headers say.
+    Truncated = 3, Pass, "truncated";
+    /// A fragment: only the first has ports.
+    Fragment = 4, Pass, "fragment";
+    /// An IPv4 header with options.
+    Ipv4Options = 5, Pass, "ipv4-options";
+    /// An IPv6 packet with extension headers.
+    Ipv6Extension = 6, Pass, "ipv6-extension";
+    /// An ICMP or ICMPv6 message.
+    Icmp = 7, Pass, "icmp";
+    /// An SCTP packet.
+    Sctp = 8, Pass, "sctp";
+    /// A malformed header: wrong version or a length below the minimum.
+    Malformed = 9, Pass, "malformed";
+    /// A flow of ours that is translated at another hook.
+    OtherHook = 10, Pass, "other-hook";
+    /// XDP leaves the packet to the tc hook of the same device: it is for the stack, or needs what
+    /// only tc can do.
+    LeftToTc = 11, Pass, "left-to-tc";
+    /// A flow of ours that cannot leave: no route, or no address to translate to.
+    NoRoute = 12, Drop, "no-route";
+    /// First packet of a flow.
+    NewFlow = 16, Translate, "new-flow";
+    /// Later packet, client to backend.
+    Forward = 17, Translate, "forward";
+    /// Packet of a reply.
+    Reply = 18, Translate, "reply";
+    /// A socket's destination was rewritten.
+    SocketConnect = 19, Translate, "socket-connect";
+    /// The address that a socket reports was rewritten back.
+    SocketReply = 20, Translate, "socket-reply";
+    /// The Service has no usable backend.
+    NoBackend = 32, Refuse, "no-backend";
+    /// The address belongs to Services, none of which has this port.
+    UnknownPort = 33, Refuse, "unknown-port";
+    /// The flow map is full (`--max-flows`).
+    FlowTableFull = 48, Drop, "flow-table-full";
+    /// No free source port towards this backend (`--snat-ports`).
+    SnatPortsExhausted = 49, Drop, "snat-ports-exhausted";
+    /// The hop limit ran out where we forward past the stack.
+    HopLimit = 50, Drop, "hop-limit";
+    /// A TCP reset for a flow that we do not know.
+    StrayReset = 51, Drop, "stray-reset";
+    /// A slot or a backend that a frontend names is missing: a defect, never expected.
+    Inconsistent = 52, Drop, "inconsistent";
+    /// The packet could not be rewritten: a helper refused.
+    RewriteFailed = 53, Drop, "rewrite-failed";
+    /// No answer could be built for a packet that must be refused.
+    RefuseFailed = 54, Drop, "refuse-failed";
+}
+
+impl Reason {
+    /// The reason with this number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| *reason as u8 == number)
+    }
+}
