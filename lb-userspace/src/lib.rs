@@ -1,1 +1,7 @@
-//! placeholder
+//! The agent as a library: `source → model → plan → maps → datapath`, one module each.
+//!
+//! Invariant: `model` and `plan` are pure: they do no I/O, read no clock, and no input makes them
+//! fail. Kubernetes types stop at `source`; BPF types start at `maps`.
+
+pub mod maps;
+pub mod plan;
