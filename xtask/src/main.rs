@@ -1,2 +1,45 @@
-//! placeholder
-fn main() {}
+//! `cargo xtask`: everything that is done to this repository besides editing it.
+//!
+//! This file holds the list of commands and nothing else; each command is a module of its own.
+
+mod build;
+mod ebpf;
+mod lint;
+mod process;
+mod step;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and runs the load balancer. Every command makes what it needs first (the eBPF
+/// compiler's sysroot, the linker, the objects), says so while it takes time, and is quick the second time.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the eBPF objects and then the agent (target/release/lb)
+    Build(build::Build),
+    /// Check formatting, and clippy for the host and for the BPF target
+    Lint(lint::Lint),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Build(command) => command.run(),
+        Command::Lint(command) => command.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Where things are: the repository, its target directory, the tools and the eBPF objects.
+//!
+//! Nothing is ever written outside the target directory.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a directory of the workspace")
+}
+
+/// The target directory of the eBPF crate: apart from the host's, because the flags of the eBPF build
+/// would make cargo rebuild the host's crates in turns. Always below the workspace's own `target`, where
+/// the agent's build script looks for the objects.
+pub(crate) fn ebpf_target() -> PathBuf {
+    root().join("target/ebpf")
+}
+
+/// The directory of the finished objects, which the agent embeds.
+pub(crate) fn ebpf_objects() -> PathBuf {
+    ebpf_target().join("out")
+}
+
+/// Where the eBPF sysroot and the linker live. `LB_EBPF_TOOLS` lets several checkouts share them.
+pub(crate) fn ebpf_tools() -> PathBuf {
+    match env::var_os("LB_EBPF_TOOLS") {
+        Some(dir) => root().join(dir),
+        None => root().join("target/ebpf-tools"),
+    }
+}
