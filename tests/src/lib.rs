@@ -1,1 +1,4 @@
-//! placeholder
+//! Test harness of the load balancer: the lab of network namespaces and what runs in it.
+
+pub mod lab;
+pub mod worker;

@@ -1,0 +1,237 @@
+//! The lab: nodes, pods and a client outside, each a network namespace, both address families.
+//!
+//! ```text
+//!   client ──┐                       ┌── pod (eth0)
+//!            ├── bridge ── eth0 node ─┤     workload device on the node, no IPv4 address on it
+//!   gateway ─┘  (underlay)           └── pod
+//! ```
+//! Pods are routed, as by Calico: a host route to each pod on its node, and a route to each node's
+//! pod network on the others. A lab is a library value: whoever holds it may start agents and
+//! workers in it; dropping it, also while a panic unwinds, removes all of it.
+
+mod machine;
+pub mod netlink;
+mod netns;
+mod node;
+pub mod offload;
+mod place;
+mod pod;
+mod scope;
+mod support;
+mod underlay;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow};
+
+pub use machine::Machine;
+pub use netlink::Cidr;
+pub use netns::Netns;
+pub use node::Node;
+pub use offload::Offloads;
+pub use place::Place;
+pub use pod::Pod;
+pub use support::{missing, start_or_skip};
+pub use underlay::Underlay;
+
+use scope::Scope;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Both families.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// One address of each family.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Addresses {
+    /// The IPv4 address.
+    pub v4: IpAddr,
+    /// The IPv6 address.
+    pub v6: IpAddr,
+}
+
+impl Addresses {
+    /// The address of a family.
+    pub const fn ip(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// Address and port, in a family.
+    pub const fn at(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(family), port)
+    }
+
+    /// Both addresses.
+    pub const fn both(&self) -> [IpAddr; 2] {
+        [self.v4, self.v6]
+    }
+}
+
+/// What a lab is to look like.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Number of pods on each node; one entry a node, at most nine nodes.
+    pub pods: Vec<u8>,
+    /// Offloads of the links between nodes, client and underlay, at both ends.
+    pub wires: Offloads,
+    /// Offloads of pod links, at both ends.
+    pub pod_links: Offloads,
+    /// Offloads of the client's own end, where they differ from the other wires'.
+    pub client: Option<Offloads>,
+    /// `rp_filter` of the nodes; 2 (loose) is what systemd sets.
+    pub rp_filter: u8,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            pods: vec![2, 2],
+            wires: Offloads::default(),
+            pod_links: Offloads::default(),
+            client: None,
+            rp_filter: 2,
+        }
+    }
+}
+
+/// A running lab.
+///
+/// Fields drop in order: processes first, then namespaces, then what the lab owns on the machine.
+pub struct Lab {
+    /// The nodes, `node1` first.
+    pub nodes: Vec<Node>,
+    /// A machine outside, on the same link as the nodes.
+    pub client: Machine,
+    /// The link between all of them, and the gateway of their default routes.
+    pub underlay: Underlay,
+    setup: Setup,
+    executable: PathBuf,
+    scope: Scope,
+}
+
+impl Lab {
+    /// Builds a lab.
+    pub fn start(setup: Setup) -> Result<Self> {
+        let executable = executable()?;
+        let scope = Scope::create()?;
+        let underlay = Underlay::create(&scope, &executable)?;
+        let client = Machine::client(&scope, &executable, &underlay, &setup)?;
+        let numbers: Vec<(u8, u8)> = (1..).zip(setup.pods.iter().copied()).collect();
+        let nodes = thread::scope(|threads| {
+            let making: Vec<_> = numbers
+                .iter()
+                .map(|(number, _)| {
+                    threads.spawn(|| Node::create(&scope, &executable, &underlay, &setup, *number))
+                })
+                .collect();
+            making
+                .into_iter()
+                .map(|node| node.join().map_err(|_panic| anyhow!("making a node panicked"))?)
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let mut lab = Self { nodes, client, underlay, setup, executable, scope };
+        lab.route_pods()?;
+        for (number, pods) in numbers {
+            for _ in 0..pods {
+                let _ = lab.add_pod(usize::from(number) - 1)?;
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Adds a pod to the node at `node` (counted from 0) and returns its place among that node's.
+    pub fn add_pod(&mut self, node: usize) -> Result<usize> {
+        let node = self.nodes.get_mut(node).context("no such node")?;
+        node.add_pod(&self.scope, &self.executable, self.setup.pod_links)
+    }
+
+    /// A directory for files of this lab, removed with it.
+    pub fn dir(&self) -> &Path {
+        self.scope.dir()
+    }
+
+    /// Every pod, node by node.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.nodes.iter().flat_map(|node| &node.pods)
+    }
+
+    /// The pod of this name.
+    pub fn pod(&self, name: &str) -> Result<&Pod> {
+        self.pods().find(|pod| pod.name() == name).with_context(|| format!("no pod {name}"))
+    }
+
+    /// Lets every pod serve TCP and UDP of both families at a port.
+    pub fn serve(&self, port: u16) -> Result<()> {
+        self.pods().try_for_each(|pod| pod.serve(port))
+    }
+
+    /// Lets the client send packets for the Service networks to a node, as a router outside would
+    /// that has a static route for them.
+    pub fn route_services_by(&self, node: usize) -> Result<()> {
+        let gateway = self.nodes.get(node).context("no such node")?.addresses;
+        for network in service_networks() {
+            let via = if network.0.is_ipv4() { gateway.v4 } else { gateway.v6 };
+            self.client.netns.netlink().add_route(network, Some(via), "eth0")?;
+        }
+        Ok(())
+    }
+
+    /// Tells everybody the way to every node's pods.
+    fn route_pods(&self) -> Result<()> {
+        for node in &self.nodes {
+            for (network, via) in node.pod_networks().into_iter().zip(node.addresses.both()) {
+                for other in self.nodes.iter().filter(|other| other.number != node.number) {
+                    other.netns.netlink().add_route(network, Some(via), "eth0")?;
+                }
+                self.client.netns.netlink().add_route(network, Some(via), "eth0")?;
+                self.underlay.netns.netlink().add_route(network, Some(via), underlay::BRIDGE)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The networks of Service addresses: `10.96.0.0/16` and `fd96::/112`.
+pub fn service_networks() -> [Cidr; 2] {
+    [Cidr([10, 96, 0, 0].into(), 16), Cidr([0xfd96, 0, 0, 0, 0, 0, 0, 0].into(), 112)]
+}
+
+/// The `lb-lab` binary: `LB_LAB_BIN`, the running program, or the one built beside it.
+fn executable() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LB_LAB_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe().context("finding the running program")?;
+    if own.file_stem().is_some_and(|stem| stem == "lb-lab") {
+        return Ok(own);
+    }
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("lb-lab"))
+        .find(|path| path.exists())
+        .context("no lb-lab beside the running program: build it or name it in LB_LAB_BIN")
+}

@@ -1,0 +1,58 @@
+//! Where a process of the lab runs: a network namespace and a cgroup.
+
+use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result};
+
+use super::netns::Netns;
+
+/// A network namespace and a cgroup in which commands start.
+pub struct Place {
+    netns: File,
+    cgroup: PathBuf,
+}
+
+impl Place {
+    /// The place of processes in `netns` and `cgroup`.
+    pub fn new(netns: &Netns, cgroup: &Path) -> Result<Self> {
+        let netns = netns.try_clone_fd().context("keeping the namespace open")?;
+        Ok(Self { netns, cgroup: cgroup.to_owned() })
+    }
+
+    /// The cgroup.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// A command that starts in this place.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
+        let netns = self.netns.try_clone().context("keeping the namespace open")?;
+        let procs = self.cgroup.join("cgroup.procs");
+        let procs = OpenOptions::new()
+            .write(true)
+            .open(&procs)
+            .with_context(|| format!("opening {}", procs.display()))?;
+        let mut command = Command::new(program);
+        let enter = move || {
+            // SAFETY: both calls are async-signal-safe system calls on descriptors that the
+            // closure owns; the buffer is a constant of the length given.
+            let (joined, moved) = unsafe {
+                (
+                    libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1),
+                    libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET),
+                )
+            };
+            if joined == 1 && moved == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: `enter` runs between fork and exec: it makes two system calls and allocates
+        // nothing (`last_os_error` only reads errno).
+        let _ = unsafe { command.pre_exec(enter) };
+        Ok(command)
+    }
+}
