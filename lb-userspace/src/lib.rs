@@ -3,5 +3,10 @@
 //! Invariant: `model` and `plan` are pure: they do no I/O, read no clock, and no input makes them
 //! fail. Kubernetes types stop at `source`; BPF types start at `maps`.
 
+pub mod cli;
+pub mod config;
 pub mod maps;
+pub mod nodeport;
 pub mod plan;
+pub mod status;
+pub mod telemetry;

@@ -1,0 +1,116 @@
+//! A small content of the maps that the tests of the tables share.
+
+use lb_common::{
+    Action, BackendState, BackendStats, Family, FrontendKind, FrontendValue, Hook, Seen,
+    ServiceInfo, proto,
+};
+
+use super::snapshot::{Flow, Snapshot, Sock, Tuple};
+use crate::plan::{Backend, BackendId, Frontend, ServiceId};
+
+/// Services `vote` (NodePort, both families) and `dns` (ClusterIP, no backend left), with a
+/// connection from outside, one that ends, and a socket.
+pub(crate) fn vote() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let contents = &mut snapshot.contents;
+    for (id, name, port_name, proto, family) in [
+        (1, "vote", "http", proto::TCP, Family::V4),
+        (2, "vote", "http", proto::TCP, Family::V6),
+        (3, "dns", "", proto::UDP, Family::V4),
+    ] {
+        let info = ServiceInfo::new("default", name, port_name, proto, family).unwrap();
+        let _none = contents.services.insert(ServiceId(id), info);
+    }
+    for (id, addr, port, proto, state, service) in [
+        (1, "10.244.0.2", 8080, proto::TCP, BackendState::Serving, 1),
+        (2, "10.244.1.2", 8080, proto::TCP, BackendState::Serving, 1),
+        (3, "10.244.1.3", 8080, proto::TCP, BackendState::Gone, 1),
+        (4, "fd00:244::2", 8080, proto::TCP, BackendState::Serving, 2),
+        (5, "10.244.0.9", 53, proto::UDP, BackendState::Gone, 3),
+    ] {
+        let addr = addr.parse().unwrap();
+        let backend = Backend { addr, port, proto, state, service: ServiceId(service) };
+        let _none = contents.backends.insert(BackendId(id), backend);
+    }
+    contents.slots = vec![0, 0, 1, 2, 4];
+    for (addr, port, proto, kind, service, base, len) in [
+        ("10.96.0.10", 80, proto::TCP, FrontendKind::ClusterIp, 1, 2, 2),
+        ("192.0.2.1", 30000, proto::TCP, FrontendKind::NodePort, 1, 2, 2),
+        ("fd00:96::10", 80, proto::TCP, FrontendKind::ClusterIp, 2, 4, 1),
+        ("2001:db8::1", 30000, proto::TCP, FrontendKind::NodePort, 2, 4, 1),
+        ("10.96.0.53", 53, proto::UDP, FrontendKind::ClusterIp, 3, 0, 0),
+        ("10.96.0.10", 0, 0, FrontendKind::Marker, 0, 0, 0),
+    ] {
+        let value = FrontendValue { service, base, len, kind: kind as u8, pad: [0; 3] };
+        let _none =
+            contents.frontends.insert(Frontend::new(addr.parse().unwrap(), port, proto), value);
+    }
+    for (id, flows) in [(1, 18), (2, 10), (3, 2), (4, 10)] {
+        let stats = BackendStats { flows, packets: flows * 10, bytes: flows * 1000 };
+        let _none = snapshot.stats.insert(BackendId(id), stats);
+    }
+    snapshot.flows = flows();
+    snapshot.socks = vec![Sock {
+        cookie: 0x1_0000_0007,
+        frontend: "10.96.0.10:80".parse().unwrap(),
+        backend_addr: "10.244.0.2:8080".parse().unwrap(),
+        proto: proto::TCP,
+        backend: BackendId(1),
+        service: ServiceId(1),
+        last_seen: 1000,
+    }];
+    snapshot
+}
+
+fn flows() -> Vec<Flow> {
+    let tuple = |src: &str, dst: &str| Tuple {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        proto: proto::TCP,
+    };
+    let forward = |key: Tuple, translated: Tuple, backend, seen| Flow {
+        key,
+        translated,
+        backend: BackendId(backend),
+        service: ServiceId(1),
+        last_seen: 1000,
+        seen,
+        hooks: Hook::ExternalIn.bit(),
+        action: Some(Action::Forward),
+        reverse: false,
+        packets: 7,
+        bytes: 2048,
+    };
+    let reply = |forward: &Flow, seen| Flow {
+        key: forward.translated.reversed(),
+        translated: forward.key.reversed(),
+        reverse: true,
+        packets: 5,
+        bytes: 512,
+        seen,
+        ..*forward
+    };
+    let open = forward(
+        tuple("198.51.100.7:40000", "192.0.2.1:30000"),
+        tuple("192.0.2.1:16384", "10.244.1.2:8080"),
+        2,
+        Seen::PACKET | Seen::ACK,
+    );
+    let local = Flow {
+        hooks: Hook::ExternalIn.bit(),
+        action: Some(Action::Stack),
+        packets: 9,
+        ..forward(
+            tuple("198.51.100.7:40001", "192.0.2.1:30000"),
+            tuple("198.51.100.7:40001", "10.244.0.2:8080"),
+            1,
+            Seen::PACKET | Seen::ACK | Seen::FIN,
+        )
+    };
+    let local_reply = Flow {
+        hooks: Hook::ExternalOut.bit(),
+        action: Some(Action::Stack),
+        ..reply(&local, Seen::PACKET | Seen::ACK)
+    };
+    vec![reply(&open, Seen::PACKET | Seen::ACK), local_reply, open, local]
+}

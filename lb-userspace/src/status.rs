@@ -1,0 +1,307 @@
+//! What the agent tells the world about itself: a JSON file, replaced as a whole, that `lb status`
+//! and other tools read.
+//!
+//! The file is a report, never an input: the agent does not read it back, and everything about
+//! forwarding is in the maps.
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The state of one agent.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: String,
+    /// Version of the layout of the maps.
+    pub abi: u32,
+    /// Hash of the eBPF object, in hexadecimal.
+    pub object: String,
+    /// Whether the programs that log every packet are loaded.
+    pub trace: bool,
+    /// Process id of the agent.
+    pub pid: u32,
+    /// When the agent started, in seconds since 1970.
+    pub started: u64,
+    /// When this file was written.
+    pub written: u64,
+    /// Where maps and links are pinned.
+    pub pin_dir: PathBuf,
+    /// This node.
+    pub node: NodeStatus,
+    /// Where objects come from.
+    pub source: SourceStatus,
+    /// Network devices, in the order of their names.
+    pub devices: Vec<DeviceStatus>,
+    /// The socket programs.
+    pub sockets: SocketStatus,
+    /// How full each map is.
+    pub maps: Vec<MapStatus>,
+    /// What is wrong now.
+    pub problems: Vec<ProblemStatus>,
+    /// The last write of the maps.
+    pub last_apply: Option<ApplyStatus>,
+    /// What was counted since the start.
+    pub counters: Counters,
+}
+
+/// This node, as the agent sees it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NodeStatus {
+    /// Name in the cluster.
+    pub name: String,
+    /// Addresses of the node itself.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that serve NodePorts.
+    pub nodeport_addresses: Vec<IpAddr>,
+}
+
+/// Where objects come from, and whether they do.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SourceStatus {
+    /// In words.
+    pub description: String,
+    /// Whether everything was delivered once: before, nothing is removed from the maps.
+    pub synced: bool,
+    /// When the last change came.
+    pub last_event: Option<u64>,
+    /// What ails the source itself, a lost connection say.
+    pub error: Option<String>,
+}
+
+/// One network device.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct DeviceStatus {
+    /// Name.
+    pub name: String,
+    /// Interface index.
+    pub ifindex: u32,
+    /// What it is to us.
+    pub role: String,
+    /// Why it has this role.
+    pub why: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The programs that it carries.
+    pub programs: Vec<ProgramStatus>,
+    /// Why it does not carry all that it should.
+    pub error: Option<String>,
+}
+
+/// One program on one hook.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ProgramStatus {
+    /// Name of the program.
+    pub program: String,
+    /// How it is attached: `tcx`, `clsact`, `xdp native`, `xdp generic`, `cgroup`.
+    pub mode: String,
+}
+
+/// The socket programs.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SocketStatus {
+    /// Whose sockets: `host`, `all` or `off`.
+    pub mode: String,
+    /// Where they are attached.
+    pub cgroup: Option<PathBuf>,
+    /// Those that are attached.
+    pub programs: Vec<String>,
+    /// Why they are not attached.
+    pub error: Option<String>,
+}
+
+/// How full one map is.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct MapStatus {
+    /// Name.
+    pub map: String,
+    /// Entries in use.
+    pub used: usize,
+    /// Room for entries.
+    pub capacity: usize,
+}
+
+/// One thing that is wrong, outside of the agent's power.
+#[derive(Clone, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ProblemStatus {
+    /// What is wrong: `Service shop/vote`, say.
+    pub object: String,
+    /// The file that it came from.
+    pub file: Option<PathBuf>,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// One write of the maps.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ApplyStatus {
+    /// When it ended.
+    pub at: u64,
+    /// How many writes.
+    pub ops: usize,
+    /// How long planning and writing took, in microseconds.
+    pub micros: u64,
+    /// What went wrong; it is planned again until it works.
+    pub error: Option<String>,
+}
+
+/// What was counted since the agent started.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Counters {
+    /// Batches written.
+    pub applies: u64,
+    /// Writes in them.
+    pub ops: u64,
+    /// Batches that failed, in part or in whole.
+    pub apply_errors: u64,
+    /// Objects that were wrong when they came.
+    pub bad_objects: u64,
+    /// Flow entries that were removed by age.
+    pub flows_expired: u64,
+}
+
+impl Status {
+    /// What keeps the node from doing its job: empty while all is well.
+    ///
+    /// Wrong objects do not count: they are somebody else's, and everything else works.
+    pub fn ailments(&self) -> Vec<String> {
+        let mut ailments = Vec::new();
+        if !self.source.synced {
+            ailments.push(format!("{} has not delivered all yet", self.source.description));
+        }
+        if let Some(error) = &self.source.error {
+            ailments.push(format!("{}: {error}", self.source.description));
+        }
+        if let Some(error) = self.last_apply.as_ref().and_then(|apply| apply.error.as_ref()) {
+            ailments.push(format!("writing maps: {error}"));
+        }
+        for device in &self.devices {
+            if let Some(error) = &device.error {
+                ailments.push(format!("device {}: {error}", device.name));
+            }
+        }
+        if let Some(error) = &self.sockets.error {
+            ailments.push(format!("socket programs: {error}"));
+        }
+        ailments
+    }
+}
+
+/// The status file of the agent of `pin_dir`.
+pub fn path(state_dir: &Path, pin_dir: &Path) -> PathBuf {
+    let name: Vec<_> = pin_dir
+        .components()
+        .filter_map(|part| match part {
+            std::path::Component::Normal(name) => Some(name.to_string_lossy()),
+            std::path::Component::Prefix(_)
+            | std::path::Component::RootDir
+            | std::path::Component::CurDir
+            | std::path::Component::ParentDir => None,
+        })
+        .collect();
+    state_dir.join(format!("{}.json", name.join("-")))
+}
+
+/// Replaces the file: readers see the old or the new content, never a part.
+///
+/// # Errors
+///
+/// The directory cannot be made, or written to.
+pub fn write(path: &Path, status: &Status) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let new = path.with_extension("json.new");
+    fs::write(&new, serde_json::to_vec_pretty(status)?)?;
+    fs::rename(&new, path)
+}
+
+/// Reads the file; `None` when there is none.
+///
+/// # Errors
+///
+/// The file cannot be read, or is not a status of this version.
+pub fn read(path: &Path) -> io::Result<Option<Status>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthy() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            pid: 1,
+            pin_dir: "/sys/fs/bpf/lb".into(),
+            source: SourceStatus { synced: true, description: "x".into(), ..Default::default() },
+            problems: vec![ProblemStatus {
+                object: "Service shop/vote".into(),
+                file: Some("vote.yaml".into()),
+                reason: "clusterIP \"x\" is not an address".into(),
+            }],
+            last_apply: Some(ApplyStatus { at: 1, ops: 3, micros: 250, error: None }),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn the_file_is_named_after_the_pin_directory() {
+        let path = path(Path::new("/run/lb"), Path::new("/sys/fs/bpf/lb/"));
+        assert_eq!(path, Path::new("/run/lb/sys-fs-bpf-lb.json"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(&dir.path().join("new"), Path::new("/sys/fs/bpf/lb"));
+        assert_eq!(read(&path).unwrap(), None);
+        write(&path, &healthy()).unwrap();
+        write(&path, &healthy()).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(healthy()));
+        let names: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_status_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.json");
+        fs::write(&path, "{").unwrap();
+        assert!(read(&path).is_err());
+    }
+
+    #[test]
+    fn wrong_objects_do_not_make_the_node_unhealthy() {
+        assert!(healthy().ailments().is_empty());
+    }
+
+    #[test]
+    fn what_keeps_the_node_from_working_is_an_ailment() {
+        let mut status = healthy();
+        status.source.synced = false;
+        status.devices.push(DeviceStatus {
+            name: "eth0".into(),
+            error: Some("XDP is in use by another program".into()),
+            ..DeviceStatus::default()
+        });
+        status.last_apply = Some(ApplyStatus { error: Some("full".into()), ..Default::default() });
+        let ailments = status.ailments();
+        assert_eq!(ailments.len(), 3, "{ailments:?}");
+        assert_eq!(ailments[2], "device eth0: XDP is in use by another program");
+    }
+}
