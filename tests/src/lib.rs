@@ -1,4 +1,5 @@
 //! Test harness of the load balancer: the lab of network namespaces and what runs in it.
 
+pub mod cluster;
 pub mod lab;
 pub mod worker;

@@ -9,6 +9,7 @@
 //! pod network on the others. A lab is a library value: whoever holds it may start agents and
 //! workers in it; dropping it, also while a panic unwinds, removes all of it.
 
+mod agent;
 mod machine;
 pub mod netlink;
 mod netns;
@@ -19,6 +20,7 @@ mod pod;
 mod scope;
 mod support;
 mod underlay;
+mod wait;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -28,6 +30,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
+pub use agent::{Agent, Commands, binary};
 pub use machine::Machine;
 pub use netlink::Cidr;
 pub use netns::Netns;
@@ -37,6 +40,7 @@ pub use place::Place;
 pub use pod::Pod;
 pub use support::{missing, start_or_skip};
 pub use underlay::Underlay;
+pub use wait::{PATIENCE, until};
 
 use scope::Scope;
 

@@ -6,6 +6,7 @@ use std::{
     os::{fd::AsRawFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
@@ -13,8 +14,9 @@ use anyhow::{Context, Result};
 use super::netns::Netns;
 
 /// A network namespace and a cgroup in which commands start.
+#[derive(Clone)]
 pub struct Place {
-    netns: File,
+    netns: Arc<File>,
     cgroup: PathBuf,
 }
 
@@ -22,7 +24,7 @@ impl Place {
     /// The place of processes in `netns` and `cgroup`.
     pub fn new(netns: &Netns, cgroup: &Path) -> Result<Self> {
         let netns = netns.try_clone_fd().context("keeping the namespace open")?;
-        Ok(Self { netns, cgroup: cgroup.to_owned() })
+        Ok(Self { netns: Arc::new(netns), cgroup: cgroup.to_owned() })
     }
 
     /// The cgroup.
@@ -32,7 +34,7 @@ impl Place {
 
     /// A command that starts in this place.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
-        let netns = self.netns.try_clone().context("keeping the namespace open")?;
+        let netns = Arc::clone(&self.netns);
         let procs = self.cgroup.join("cgroup.procs");
         let procs = OpenOptions::new()
             .write(true)
