@@ -5,6 +5,7 @@
 pub mod args;
 pub mod backends;
 pub mod describe;
+pub mod dump;
 pub mod flows;
 #[cfg(test)]
 mod sample;

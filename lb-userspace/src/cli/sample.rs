@@ -50,6 +50,15 @@ pub(crate) fn vote() -> Snapshot {
         let _none = snapshot.stats.insert(BackendId(id), stats);
     }
     snapshot.flows = flows();
+    let device = lb_common::DeviceValue {
+        snat4: std::net::Ipv4Addr::new(192, 0, 2, 1).into(),
+        role: lb_common::DeviceRole::External as u8,
+        ..Default::default()
+    };
+    let _none = snapshot.devices.insert(2, device);
+    snapshot.reasons = vec![(Hook::ExternalIn, lb_common::Reason::NewFlow, 40)];
+    snapshot.schema.abi_version = lb_common::ABI_VERSION;
+    snapshot.runtime.generation = 7;
     snapshot.socks = vec![Sock {
         cookie: 0x1_0000_0007,
         frontend: "10.96.0.10:80".parse().unwrap(),

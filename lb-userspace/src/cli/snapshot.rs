@@ -8,8 +8,9 @@ use std::{
 };
 
 use lb_common::{
-    Action, Addr4, Addr6, Address, BackendStats, FlowKey, FlowValue, FrontendKey, FrontendKind,
-    FrontendValue, SockDirection, SockKey, SockValue, names,
+    Action, Addr4, Addr6, Address, BackendStats, DeviceValue, FlowKey, FlowValue, FrontendKey,
+    FrontendKind, FrontendValue, Hook, Reason, Runtime, Schema, SockDirection, SockKey, SockValue,
+    names,
 };
 
 use crate::{
@@ -28,6 +29,14 @@ pub struct Snapshot {
     pub flows: Vec<Flow>,
     /// Translated sockets.
     pub socks: Vec<Sock>,
+    /// Devices by interface index.
+    pub devices: BTreeMap<u32, DeviceValue>,
+    /// How often each reason was counted at each hook, zeros left out.
+    pub reasons: Vec<(Hook, Reason, u64)>,
+    /// Who made the maps.
+    pub schema: Schema,
+    /// What concerns the whole datapath.
+    pub runtime: Runtime,
 }
 
 /// A frontend with its value.

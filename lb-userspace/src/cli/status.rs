@@ -18,13 +18,15 @@ pub struct Report {
     pub ailments: Vec<String>,
     /// Whether the agent runs.
     pub running: bool,
-    /// What the agent last said.
+    /// What the agent last said; its fields stand beside these.
+    #[serde(flatten)]
     pub agent: Option<Status>,
     /// What the maps say.
     pub datapath: Option<Datapath>,
     /// Why there is nothing about the maps.
     pub datapath_error: Option<String>,
     /// Where they are.
+    #[serde(skip)]
     pub pin_dir: PathBuf,
 }
 
@@ -335,6 +337,16 @@ Service shop/vote  vote.yaml  node port 30000 belongs to Service shop/old
         assert!(!report.healthy);
         let text = text(&report, 1200);
         assert!(text.contains("12 programs stay attached and go on forwarding"), "{text}");
+    }
+
+    #[test]
+    fn the_fields_of_the_agent_stand_beside_the_others() {
+        let report = Report::new("/x".into(), true, Some(agent()), Ok(datapath()));
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["pid"], 42);
+        assert_eq!(json["source"]["synced"], true);
+        assert_eq!(json["healthy"], true);
+        assert_eq!(json["datapath"]["links"], 12);
     }
 
     #[test]
