@@ -34,7 +34,7 @@ pub(crate) fn objects() -> Result<Toolchain> {
 /// Builds the agent. The objects must be there.
 pub(crate) fn agent() -> Result<()> {
     let step = Step::begin("building the agent");
-    process::run(process::cargo().args(["build", "--release", "-p", "lb-userspace", "--quiet"]))
+    process::run(process::cargo().args(["build", "--release", "-p", "lb-userspace"]))
         .context("building the agent")?;
     step.done();
     Ok(())

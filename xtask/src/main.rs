@@ -5,8 +5,12 @@
 mod build;
 mod ebpf;
 mod lint;
+mod prerequisites;
 mod process;
+mod run;
 mod step;
+mod test;
+mod verdicts;
 mod workspace;
 
 use std::process::ExitCode;
@@ -26,6 +30,11 @@ struct Cli {
 enum Command {
     /// Build the eBPF objects and then the agent (target/release/lb)
     Build(build::Build),
+    /// Open the vote lab; with `-- <flags>`: run the agent on this host
+    Run(run::Run),
+    /// Check everything: formatting, lints, unit tests, packets through the kernel, the lab
+    #[command(alias = "ci")]
+    Test(test::Test),
     /// Check formatting, and clippy for the host and for the BPF target
     Lint(lint::Lint),
 }
@@ -33,6 +42,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Build(command) => command.run(),
+        Command::Run(command) => command.run(),
+        Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
     };
     match done {

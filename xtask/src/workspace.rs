@@ -10,11 +10,15 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is a directory of the workspace")
 }
 
+/// Cargo's target directory.
+pub(crate) fn target() -> PathBuf {
+    root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}
+
 /// The target directory of the eBPF crate: apart from the host's, because the flags of the eBPF build
-/// would make cargo rebuild the host's crates in turns. Always below the workspace's own `target`, where
-/// the agent's build script looks for the objects.
+/// would make cargo rebuild the host's crates in turns.
 pub(crate) fn ebpf_target() -> PathBuf {
-    root().join("target/ebpf")
+    target().join("ebpf")
 }
 
 /// The directory of the finished objects, which the agent embeds.
@@ -26,6 +30,6 @@ pub(crate) fn ebpf_objects() -> PathBuf {
 pub(crate) fn ebpf_tools() -> PathBuf {
     match env::var_os("LB_EBPF_TOOLS") {
         Some(dir) => root().join(dir),
-        None => root().join("target/ebpf-tools"),
+        None => target().join("ebpf-tools"),
     }
 }

@@ -37,12 +37,14 @@ pub(super) fn fetch_rust_src(release: &str, library: &Path) -> Result<()> {
     bail!("none of {} has rust-src {release}", SUITES.join(", "))
 }
 
+/// Where [`fetch_rustc_web`] puts the compiler. Written last: when it is there, all of it is there.
+pub(super) fn rustc_web_in(home: &Path) -> PathBuf {
+    home.join("rustc")
+}
+
 /// Unpacks Debian's `rustc-web` with everything that it needs, and returns a compiler that runs from there.
 pub(super) fn fetch_rustc_web(home: &Path) -> Result<PathBuf> {
-    let rustc = home.join("rustc");
-    if rustc.is_file() {
-        return Ok(rustc);
-    }
+    let rustc = rustc_web_in(home);
     let step = Step::begin("fetching Debian's Rust compiler (140 MB, once)");
     fs::create_dir_all(home).with_context(|| format!("creating {}", home.display()))?;
     let plan = process::output(Command::new("apt-get").args([

@@ -93,15 +93,18 @@ pub(super) fn find(tools: &Path) -> Result<Compiler> {
     {
         return Ok(compiler);
     }
+    let unpacked = tools.join("debian-rustc-web");
+    if apt::rustc_web_in(&unpacked).is_file() {
+        return installed(&apt::rustc_web_in(&unpacked), false)?
+            .with_context(|| format!("{} has no Rust sources: remove it", unpacked.display()));
+    }
     match apt::fetch_rust_src(identity.release()?, &library) {
         Ok(()) => return with_library(active, identity, library, true),
         Err(error) => {
             reasons.push(format!("sources of Rust {} from Debian: {error:#}", identity.release()?))
         }
     }
-    match apt::fetch_rustc_web(&tools.join("debian-rustc-web"))
-        .and_then(|rustc| installed(&rustc, false))
-    {
+    match apt::fetch_rustc_web(&unpacked).and_then(|rustc| installed(&rustc, false)) {
         Ok(Some(compiler)) => return Ok(compiler),
         Ok(None) => reasons.push("Debian's rustc-web: unpacked, but without sources".to_owned()),
         Err(error) => reasons.push(format!("Debian's rustc-web: {error:#}")),

@@ -1,0 +1,96 @@
+//! What the lab and the tests need from this machine: root, a kernel with BTF, and a few programs.
+//!
+//! Programs come as Debian packages and are installed only when they are missing and we are root. What
+//! cannot be had is said in one sentence that tells how to get it.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process;
+use crate::step::Step;
+
+/// A program and the Debian package that brings it.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+const PROGRAMS: [Program; 4] = [
+    Program { name: "bpftool", package: "bpftool" },
+    Program { name: "curl", package: "curl" },
+    Program { name: "ethtool", package: "ethtool" },
+    Program { name: "ip", package: "iproute2" },
+];
+
+/// Makes sure that the programs are there, installing them if need be.
+pub(crate) fn programs() -> Result<()> {
+    let missing = missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
+    let install = format!("apt-get install {}", packages.join(" "));
+    if !is_root()? {
+        bail!("{} missing: run `{install}` as root", listed(&missing));
+    }
+    if !on_path("apt-get") {
+        bail!(
+            "{} missing, and this is no Debian: install {}",
+            listed(&missing),
+            packages.join(", ")
+        );
+    }
+    let step = Step::begin(format!("installing the Debian packages {}", packages.join(", ")));
+    if apt_install(&packages).is_err() {
+        // A fresh image has no package lists, and an old one has stale ones.
+        apt(&["update"])?;
+        apt_install(&packages).with_context(|| format!("`{install}` did not work"))?;
+    }
+    step.done();
+    Ok(())
+}
+
+/// Why the kernel's side of the load balancer cannot run here, if so.
+pub(crate) fn obstacle() -> Result<Option<&'static str>> {
+    Ok(if !is_root()? {
+        Some("not root: namespaces and eBPF programs need it")
+    } else if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        Some("this kernel has no BTF: boot one with CONFIG_DEBUG_INFO_BTF=y, such as Debian's")
+    } else {
+        None
+    })
+}
+
+fn missing() -> Vec<&'static Program> {
+    PROGRAMS.iter().filter(|program| !on_path(program.name)).collect()
+}
+
+fn listed(programs: &[&Program]) -> String {
+    let names: Vec<&str> = programs.iter().map(|program| program.name).collect();
+    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
+fn on_path(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Root's shell has the sbin directories; a user who looks should find the same.
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(name).is_file())
+}
+
+fn is_root() -> Result<bool> {
+    Ok(process::output(Command::new("id").arg("-u"))? == "0")
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    apt(&[&["install", "-y", "--no-install-recommends"], packages].concat())
+}
+
+fn apt(words: &[&str]) -> Result<()> {
+    process::quietly(
+        Command::new("apt-get").arg("-qq").args(words).env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+}

@@ -1,0 +1,106 @@
+//! `cargo xtask test`: everything that must hold before a change lands, in one command.
+//!
+//! A failing phase does not hide the later ones: all run, then the exit code tells. Only a build that
+//! does not come about ends the run early.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::step::Step;
+use crate::verdicts::{Reader, Tally};
+use crate::{build, lint, prerequisites, process, run};
+
+/// Options of `cargo xtask test`.
+#[derive(Args)]
+pub(crate) struct Test {
+    /// Random tests in the size of a nightly run (minutes more)
+    #[arg(long)]
+    nightly_size: bool,
+    /// Only tests whose name contains this, without the format and lint phases
+    filter: Option<String>,
+}
+
+impl Test {
+    pub(crate) fn run(self) -> Result<()> {
+        let obstacle = prerequisites::obstacle()?;
+        match obstacle {
+            None => prerequisites::programs()?,
+            Some(why) => eprintln!("==> tests of the kernel's side will be skipped: {why}"),
+        }
+        let toolchain = build::objects()?;
+        let mut failures = Failures::default();
+        if self.filter.is_none() {
+            failures.note(lint::format());
+            failures.note(lint::host());
+            failures.note(lint::bpf(&toolchain));
+        }
+        let programs = run::release_programs()?;
+        let mut tally = Tally::default();
+        for (what, selection) in PHASES {
+            let mut cargo = process::cargo();
+            let _ = cargo
+                .arg("test")
+                .args(selection)
+                .arg("--no-fail-fast")
+                .env("LB_BIN", programs.join("lb"));
+            if self.nightly_size {
+                let _ = cargo.env("LB_TEST_NIGHTLY", "1");
+            }
+            let _ = cargo.arg("--").arg("--show-output").args(&self.filter);
+            failures.note(tests(what, &mut cargo, &mut tally));
+        }
+        summary(&tally, &failures);
+        if failures.0.is_empty() { Ok(()) } else { bail!("{}", failures.0.join("\n       ")) }
+    }
+}
+
+/// What the phases are called, and cargo's words that select them.
+const PHASES: [(&str, &[&str]); 2] = [
+    ("unit and property tests", &["--workspace", "--exclude", "lb-tests"]),
+    ("packets, goldens and the lab", &["-p", "lb-tests"]),
+];
+
+#[derive(Default)]
+struct Failures(Vec<String>);
+
+impl Failures {
+    fn note(&mut self, done: Result<()>) {
+        if let Err(error) = done {
+            eprintln!("error: {error:#}");
+            self.0.push(format!("{error}"));
+        }
+    }
+}
+
+/// Runs one `cargo test`, shows its output as it comes, and adds up.
+fn tests(what: &str, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+    let step = Step::begin(what);
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("starting cargo test")?;
+    let output = child.stdout.take().expect("standard output is piped");
+    let mut reader = Reader::adding_to(std::mem::take(tally));
+    let mut shown = std::io::stdout().lock();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("reading the output of cargo test")?;
+        if let Some(line) = reader.line(&String::from_utf8_lossy(&line)) {
+            writeln!(shown, "{line}").context("writing to standard output")?;
+        }
+    }
+    *tally = reader.tally;
+    let status = child.wait().context("waiting for cargo test")?;
+    step.done();
+    if status.success() { Ok(()) } else { bail!("{what}: cargo test ended with {status}") }
+}
+
+/// The last lines: why tests were skipped, and the sums.
+fn summary(tally: &Tally, failures: &Failures) {
+    for (reason, count) in &tally.skipped {
+        println!("skipped {count}: {reason}");
+    }
+    if !failures.0.is_empty() {
+        println!("not well: {}", failures.0.join("; "));
+    }
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skips());
+}
