@@ -4,6 +4,7 @@
 
 mod build;
 mod ebpf;
+mod insns;
 mod lint;
 mod prerequisites;
 mod process;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Test),
     /// Check formatting, and clippy for the host and for the BPF target
     Lint(lint::Lint),
+    /// Count the instructions that the verifier walks through, per program, against the budget
+    Insns(insns::Insns),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
+        Command::Insns(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,21 +17,21 @@ use crate::{build, prerequisites, process, workspace};
 /// Options of `cargo xtask run`.
 #[derive(Args)]
 pub(crate) struct Run {
-    /// Flags of `lb run`: runs the agent on this host with them, in place of the lab
+    /// Runs the agent on this host in place of the lab: flags of `lb run`, or another lb command
     #[arg(last = true, value_name = "LB FLAGS")]
-    flags: Vec<OsString>,
+    words: Vec<OsString>,
 }
 
 impl Run {
     pub(crate) fn run(self) -> Result<()> {
-        if let Some(obstacle) = prerequisites::obstacle()? {
-            bail!("{obstacle}");
-        }
-        if self.flags.is_empty() { lab() } else { agent(self.flags) }
+        if self.words.is_empty() { lab() } else { agent(&self.words) }
     }
 }
 
 fn lab() -> Result<()> {
+    if let Some(obstacle) = prerequisites::obstacle()? {
+        bail!("the vote lab cannot run here: {obstacle}");
+    }
     prerequisites::programs()?;
     let _ = build::objects()?;
     let bin = release_programs()?;
@@ -50,10 +50,15 @@ pub(crate) fn release_programs() -> Result<PathBuf> {
     Ok(workspace::target().join("release"))
 }
 
-fn agent(flags: Vec<OsString>) -> Result<()> {
+fn agent(words: &[OsString]) -> Result<()> {
     let _ = build::objects()?;
     build::agent()?;
     let agent = workspace::target().join("release/lb");
-    let error = Command::new(&agent).arg("run").args(flags).exec();
+    let mut command = Command::new(&agent);
+    // `-- --source DIR` means `lb run --source DIR`; `-- status` means what it says.
+    if words.first().is_some_and(|word| word.as_encoded_bytes().starts_with(b"-")) {
+        let _ = command.arg("run");
+    }
+    let error = command.args(words).exec();
     Err(error).with_context(|| format!("starting {}", agent.display()))
 }

@@ -49,15 +49,11 @@ pub(crate) fn build(toolchain: &Toolchain, variants: &[Variant]) -> Result<()> {
     let linked = workspace::ebpf_target().join(TARGET).join("ebpf/lb");
     for variant in variants {
         let mut cargo = toolchain.cargo("build");
-        let _ = cargo.args([
-            "-p",
-            "lb-ebpf",
-            "--bin",
-            "lb",
-            "--features",
-            variant.features(),
-            "--quiet",
-        ]);
+        let _ = cargo.args(["-p", "lb-ebpf", "--bin", "lb", "--features", variant.features()]);
+        if linked.exists() {
+            // Only the first build takes long enough that one wants to watch it.
+            let _ = cargo.arg("--quiet");
+        }
         process::run(&mut cargo)
             .with_context(|| format!("compiling the eBPF programs ({})", variant.features()))?;
         let object = fs::read(&linked).with_context(|| format!("reading {}", linked.display()))?;
