@@ -4,7 +4,10 @@
 //! fail. Kubernetes types stop at `source`; BPF types start at `maps`.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod datapath;
+pub mod devices;
 pub mod maps;
 pub mod nodeport;
 pub mod plan;

@@ -3,6 +3,10 @@
 //! Invariant: whoever executes ops says exactly which of them took effect, so that the planner
 //! mirrors what the kernel accepted and nothing else.
 
+pub mod bpf;
+pub mod kernel;
+pub mod table;
+
 use std::{collections::BTreeMap, io};
 
 use lb_common::{FrontendValue, ServiceInfo};

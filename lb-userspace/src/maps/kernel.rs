@@ -1,0 +1,257 @@
+//! The maps of the kernel: executes ops in batches on the pinned maps.
+//!
+//! Invariant: ops take effect in their order. Runs of neighbouring ops on one map go into one batch
+//! call, which the kernel executes in order and stops at the first failure, so what is reported as
+//! applied is exactly what is in the kernel.
+
+use std::{io, path::Path};
+
+use bytemuck::Pod;
+use lb_common::{
+    Addr4, Addr6, Address, BackendState, BackendValue, Family, FrontendKey, FrontendValue,
+    ServiceInfo, names,
+};
+
+use super::{
+    ApplyError, Contents, Maps, MapsError,
+    bpf::Access,
+    table::{Table, TableError},
+};
+use crate::plan::{Backend, BackendId, Frontend, Op, ServiceId};
+
+/// The pinned maps that the agent writes for its Services.
+#[derive(Debug)]
+pub struct KernelMaps {
+    services: Table<u32, ServiceInfo>,
+    v4: FamilyMaps<Addr4>,
+    v6: FamilyMaps<Addr6>,
+    slots: Table<u32, u32>,
+    filter: Table<u32, u64>,
+}
+
+#[derive(Debug)]
+struct FamilyMaps<A> {
+    frontends: Table<FrontendKey<A>, FrontendValue>,
+    backends: Table<u32, BackendValue<A>>,
+}
+
+impl KernelMaps {
+    /// Opens the maps that are pinned in the directory `maps`.
+    ///
+    /// # Errors
+    ///
+    /// When a pin is missing or is a map of another shape.
+    pub fn open(maps: &Path, access: Access) -> Result<Self, TableError> {
+        Ok(Self {
+            services: Table::open(maps, names::LB_SERVICES, access)?,
+            v4: FamilyMaps {
+                frontends: Table::open(maps, names::LB4_FRONTENDS, access)?,
+                backends: Table::open(maps, names::LB4_BACKENDS, access)?,
+            },
+            v6: FamilyMaps {
+                frontends: Table::open(maps, names::LB6_FRONTENDS, access)?,
+                backends: Table::open(maps, names::LB6_BACKENDS, access)?,
+            },
+            slots: Table::open(maps, names::LB_SLOTS, access)?,
+            filter: Table::open(maps, names::LB_VIP_FILTER, access)?,
+        })
+    }
+
+    /// Number of slots, which bounds the base that the planner may give out.
+    pub fn slot_capacity(&self) -> u32 {
+        self.slots.max_entries()
+    }
+
+    /// Number of backend ids, 0 included.
+    pub fn backend_capacity(&self) -> u32 {
+        self.v4.backends.max_entries().min(self.v6.backends.max_entries())
+    }
+
+    /// Executes a run of ops that all go to one map; on error says how many took effect.
+    fn execute(&self, lane: Lane, run: &[Op]) -> Result<(), (usize, TableError)> {
+        match lane {
+            Lane::PutService => put(&self.services, run, |op| {
+                let Op::PutService(id, info) = op else { return None };
+                Some((id.0, *info))
+            }),
+            Lane::DeleteService => delete(&self.services, run, |op| {
+                let Op::DeleteService(id) = op else { return None };
+                Some(id.0)
+            }),
+            Lane::PutBackend(Family::V4) => put(&self.v4.backends, run, backend_entry),
+            Lane::PutBackend(Family::V6) => put(&self.v6.backends, run, backend_entry),
+            Lane::WriteSlots => self.write_slots(run),
+            Lane::SetFilter => put(&self.filter, run, |op| {
+                let Op::SetFilter { word, value } = op else { return None };
+                Some((*word, *value))
+            }),
+            Lane::PutFrontend(Family::V4) => put(&self.v4.frontends, run, frontend_entry),
+            Lane::PutFrontend(Family::V6) => put(&self.v6.frontends, run, frontend_entry),
+            Lane::DeleteFrontend(Family::V4) => delete(&self.v4.frontends, run, frontend_gone),
+            Lane::DeleteFrontend(Family::V6) => delete(&self.v6.frontends, run, frontend_gone),
+        }
+    }
+
+    fn write_slots(&self, run: &[Op]) -> Result<(), (usize, TableError)> {
+        let (mut keys, mut values, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for op in run {
+            if let Op::WriteSlots { base, backends } = op {
+                keys.extend((*base..).take(backends.len()));
+                values.extend(backends.iter().map(|id| id.0));
+            }
+            ends.push(keys.len());
+        }
+        self.slots.put_all(&keys, &values).map_err(|(written, error)| {
+            // An op that was written in part did not take effect: nothing names its slots yet.
+            (ends.partition_point(|end| *end <= written), error)
+        })
+    }
+
+    fn map_name(&self, lane: Lane) -> &'static str {
+        match lane {
+            Lane::PutService | Lane::DeleteService => self.services.name(),
+            Lane::PutBackend(Family::V4) => self.v4.backends.name(),
+            Lane::PutBackend(Family::V6) => self.v6.backends.name(),
+            Lane::WriteSlots => self.slots.name(),
+            Lane::SetFilter => self.filter.name(),
+            Lane::PutFrontend(Family::V4) | Lane::DeleteFrontend(Family::V4) => {
+                self.v4.frontends.name()
+            }
+            Lane::PutFrontend(Family::V6) | Lane::DeleteFrontend(Family::V6) => {
+                self.v6.frontends.name()
+            }
+        }
+    }
+}
+
+impl Maps for KernelMaps {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        let mut applied = 0;
+        for run in ops.chunk_by(|a, b| Lane::of(a) == Lane::of(b)) {
+            let Some(first) = run.first() else { continue };
+            let lane = Lane::of(first);
+            self.execute(lane, run).map_err(|(done, error)| ApplyError {
+                applied: applied + done,
+                op: run.get(done).map(ToString::to_string).unwrap_or_default(),
+                map: self.map_name(lane),
+                source: into_io(error),
+            })?;
+            applied += run.len();
+        }
+        Ok(())
+    }
+
+    fn contents(&self) -> Result<Contents, MapsError> {
+        let mut contents = Contents::default();
+        let mut services = Vec::new();
+        read(&self.services, |id, info| services.push((ServiceId(*id), *info)))?;
+        contents.services = services.into_iter().collect();
+        let mut backends = Vec::new();
+        read(&self.v4.backends, |id, value| backends.extend(backend(*id, value)))?;
+        read(&self.v6.backends, |id, value| backends.extend(backend(*id, value)))?;
+        contents.backends = backends.into_iter().collect();
+        read(&self.slots, |_, backend| contents.slots.push(*backend))?;
+        let used = contents.slots.iter().rposition(|backend| *backend != 0);
+        contents.slots.truncate(used.map_or(0, |last| last + 1));
+        read(&self.filter, |word, value| {
+            if *value != 0 {
+                let _new = contents.filter.insert(*word, *value);
+            }
+        })?;
+        let mut frontends = Vec::new();
+        read(&self.v4.frontends, |key, value| frontends.push((Frontend::from(*key), *value)))?;
+        read(&self.v6.frontends, |key, value| frontends.push((Frontend::from(*key), *value)))?;
+        contents.frontends = frontends.into_iter().collect();
+        Ok(contents)
+    }
+}
+
+/// Which map an op goes to, and how: neighbours in one lane make one batch.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Lane {
+    PutService,
+    DeleteService,
+    PutBackend(Family),
+    WriteSlots,
+    SetFilter,
+    PutFrontend(Family),
+    DeleteFrontend(Family),
+}
+
+impl Lane {
+    fn of(op: &Op) -> Self {
+        match op {
+            Op::PutService(..) => Self::PutService,
+            Op::DeleteService(_) => Self::DeleteService,
+            Op::PutBackend(_, backend) => Self::PutBackend(backend.family()),
+            Op::WriteSlots { .. } => Self::WriteSlots,
+            Op::SetFilter { .. } => Self::SetFilter,
+            Op::PutFrontend(frontend, _) => Self::PutFrontend(frontend.family()),
+            Op::DeleteFrontend(frontend) => Self::DeleteFrontend(frontend.family()),
+        }
+    }
+}
+
+fn put<K: Pod, V: Pod>(
+    table: &Table<K, V>,
+    run: &[Op],
+    entry: impl Fn(&Op) -> Option<(K, V)>,
+) -> Result<(), (usize, TableError)> {
+    let (keys, values): (Vec<K>, Vec<V>) = run.iter().filter_map(entry).unzip();
+    debug_assert_eq!(keys.len(), run.len(), "a lane holds ops of one kind and family");
+    table.put_all(&keys, &values)
+}
+
+fn delete<K: Pod, V: Pod>(
+    table: &Table<K, V>,
+    run: &[Op],
+    key: impl Fn(&Op) -> Option<K>,
+) -> Result<(), (usize, TableError)> {
+    let keys: Vec<K> = run.iter().filter_map(key).collect();
+    debug_assert_eq!(keys.len(), run.len(), "a lane holds ops of one kind and family");
+    table.delete_all(&keys)
+}
+
+fn backend_entry<A: Address>(op: &Op) -> Option<(u32, BackendValue<A>)> {
+    let Op::PutBackend(id, backend) = op else { return None };
+    let &Backend { addr, port, proto, state, service } = backend;
+    let addr = A::from_ip(addr)?;
+    Some((id.0, BackendValue { addr, port, proto, state: state as u8, service: service.0 }))
+}
+
+fn frontend_entry<A: Address>(op: &Op) -> Option<(FrontendKey<A>, FrontendValue)> {
+    let Op::PutFrontend(frontend, value) = op else { return None };
+    Some((frontend_key(frontend)?, *value))
+}
+
+fn frontend_gone<A: Address>(op: &Op) -> Option<FrontendKey<A>> {
+    let Op::DeleteFrontend(frontend) = op else { return None };
+    frontend_key(frontend)
+}
+
+fn frontend_key<A: Address>(frontend: &Frontend) -> Option<FrontendKey<A>> {
+    Some(FrontendKey::new(A::from_ip(frontend.addr)?, frontend.port, frontend.proto))
+}
+
+/// The backend in an array element, unless the element is free.
+pub(super) fn backend<A: Address>(
+    id: u32,
+    value: &BackendValue<A>,
+) -> Option<(BackendId, Backend)> {
+    let state = BackendState::from_u8(value.state)?;
+    if state == BackendState::Free {
+        return None;
+    }
+    let &BackendValue { addr, port, proto, state: _, service } = value;
+    let backend = Backend { addr: addr.ip(), port, proto, state, service: ServiceId(service) };
+    Some((BackendId(id), backend))
+}
+
+fn read<K: Pod, V: Pod>(table: &Table<K, V>, each: impl FnMut(&K, &V)) -> Result<(), MapsError> {
+    table.for_each(each).map_err(|error| MapsError { map: table.name(), source: into_io(error) })
+}
+
+/// Keeps the text that says what to do, and the kernel's answer as its cause.
+fn into_io(error: TableError) -> io::Error {
+    io::Error::other(error)
+}
