@@ -1,0 +1,398 @@
+//! Which program runs where, and the steps from what is attached to that.
+//!
+//! Invariant: one failing device is reported and does not keep the others from being served; a
+//! device that lost its role, or vanished, keeps nothing of ours.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io,
+    os::{fd::AsFd as _, linux::fs::MetadataExt as _},
+    path::Path,
+};
+
+use lb_common::{DeviceRole, names};
+
+use super::{
+    clsact,
+    links::{self, Direction, LinkError, Links, Outcome, Pinned, Target, XdpFlavour, pin_name},
+    load::Programs,
+};
+use crate::{
+    config::{TcMode, XdpMode},
+    devices::Device,
+    maps::bpf,
+};
+
+/// A hook of a device.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Place {
+    /// tc.
+    Tc(Direction),
+    /// XDP.
+    Xdp(XdpFlavour),
+}
+
+impl Place {
+    /// The name in pins, tables and log lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tc(Direction::Ingress) => "tc-in",
+            Self::Tc(Direction::Egress) => "tc-out",
+            Self::Xdp(XdpFlavour::Native) => "xdp-native",
+            Self::Xdp(XdpFlavour::Generic) => "xdp-generic",
+        }
+    }
+}
+
+/// A program that shall run at a hook of a device.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// The hook.
+    pub place: Place,
+    /// Name of the program.
+    pub program: &'static str,
+    /// Whether the datapath works without it, only slower.
+    pub optional: bool,
+}
+
+/// What shall run on a device.
+pub fn wanted(device: &Device, xdp: XdpMode) -> Vec<Wanted> {
+    let tc = |direction, program| Wanted { place: Place::Tc(direction), program, optional: false };
+    match device.role {
+        DeviceRole::Other => Vec::new(),
+        DeviceRole::Loopback => vec![tc(Direction::Egress, names::LB_LO_OUT)],
+        DeviceRole::Workload => {
+            vec![tc(Direction::Ingress, names::LB_POD_IN), tc(Direction::Egress, names::LB_POD_OUT)]
+        }
+        DeviceRole::External => {
+            let mut wanted = vec![
+                tc(Direction::Ingress, names::LB_EXT_IN),
+                tc(Direction::Egress, names::LB_EXT_OUT),
+            ];
+            let flavour = match xdp {
+                XdpMode::Off => None,
+                XdpMode::Auto => device.physical.then_some((XdpFlavour::Native, true)),
+                XdpMode::Native => Some((XdpFlavour::Native, false)),
+                XdpMode::Generic => Some((XdpFlavour::Generic, false)),
+            };
+            wanted.extend(flavour.map(|(flavour, optional)| Wanted {
+                place: Place::Xdp(flavour),
+                program: names::LB_XDP_IN,
+                optional,
+            }));
+            wanted
+        }
+    }
+}
+
+/// A device, or the cgroup, that could not be given its programs.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}{}", advice(error))]
+pub struct AttachProblem {
+    /// Name of the device; `cgroup` for the socket programs.
+    pub device: String,
+    /// What went wrong.
+    #[source]
+    pub error: LinkError,
+}
+
+fn advice(error: &LinkError) -> &'static str {
+    match error.source.raw_os_error() {
+        Some(libc::EBUSY) => ": another XDP program is there; remove it, or use --xdp=off",
+        Some(libc::EOPNOTSUPP) => ": the driver cannot run XDP; use --xdp=auto, generic or off",
+        Some(libc::ERANGE) => ": the MTU is too large for XDP; use --xdp=off",
+        _ => "",
+    }
+}
+
+/// What this process attached, so that a change of one device touches only that.
+#[derive(Debug)]
+pub struct Attachments {
+    links: Links,
+    tc: TcMode,
+    xdp: XdpMode,
+    /// By pin name: the device's index and the program.
+    done: BTreeMap<String, (u32, &'static str)>,
+}
+
+/// The pins of the socket programs are named like those of a device of this name.
+pub const CGROUP: &str = "cgroup";
+
+impl Attachments {
+    /// Nothing attached by this process yet.
+    pub fn new(links: Links, tc: TcMode, xdp: XdpMode) -> Self {
+        Self { links, tc, xdp, done: BTreeMap::new() }
+    }
+
+    /// Brings the programs of all devices to what their roles ask for.
+    pub fn devices(&mut self, programs: &mut Programs, devices: &[Device]) -> Vec<AttachProblem> {
+        let names: BTreeMap<u32, &str> =
+            devices.iter().map(|device| (device.ifindex, device.name.as_str())).collect();
+        let mut problems = Vec::new();
+        let renamed = self.links.follow_renames(|index| names.get(&index).map(ToString::to_string));
+        if let Err(source) = renamed {
+            problems.push(problem("pins", "links", "following renamed devices of", source));
+        }
+        let mut kept = BTreeSet::new();
+        for device in devices {
+            for wanted in wanted(device, self.xdp) {
+                let pin = pin_name(&device.name, wanted.place.name());
+                let _new = kept.insert(pin.clone());
+                if self.done.get(&pin) == Some(&(device.ifindex, wanted.program)) {
+                    continue;
+                }
+                match self.attach(programs, device, &wanted, &pin) {
+                    Ok(outcome) => {
+                        tracing::info!(
+                            device = device.name,
+                            hook = wanted.place.name(),
+                            program = wanted.program,
+                            adopted = outcome == Outcome::Adopted,
+                            "program attached"
+                        );
+                        let _before = self.done.insert(pin, (device.ifindex, wanted.program));
+                    }
+                    Err(error) if wanted.optional => {
+                        let reason = error.source.to_string();
+                        tracing::info!(device = device.name, reason, "no XDP here, tc serves it");
+                        // Not tried again until the device is made anew.
+                        let _before = self.done.insert(pin, (device.ifindex, wanted.program));
+                    }
+                    Err(error) => {
+                        problems.push(AttachProblem { device: device.name.clone(), error });
+                    }
+                }
+            }
+        }
+        self.prune(&kept, &mut problems);
+        problems
+    }
+
+    fn attach(
+        &mut self,
+        programs: &mut Programs,
+        device: &Device,
+        wanted: &Wanted,
+        pin: &str,
+    ) -> Result<Outcome, LinkError> {
+        let ifindex = device.ifindex;
+        match wanted.place {
+            Place::Xdp(flavour) => {
+                // The two flavours exclude each other.
+                let other = match flavour {
+                    XdpFlavour::Native => XdpFlavour::Generic,
+                    XdpFlavour::Generic => XdpFlavour::Native,
+                };
+                let other = pin_name(&device.name, Place::Xdp(other).name());
+                links::remove_link(&self.links.dir().join(&other)).map_err(|source| LinkError {
+                    action: "detaching",
+                    pin: other,
+                    source,
+                })?;
+                let target = Target::Xdp { ifindex, flavour };
+                self.links.ensure(pin, &target, programs.fd(wanted.program))
+            }
+            Place::Tc(direction) => {
+                if self.tc != TcMode::Clsact {
+                    let target = Target::Tcx { ifindex, direction };
+                    match self.tcx(pin, &target, programs.fd(wanted.program), device, direction) {
+                        Err(error) if self.tc == TcMode::Auto && no_tcx(&error) => {
+                            tracing::warn!("this kernel has no TCX: using clsact filters");
+                            self.tc = TcMode::Clsact;
+                        }
+                        result => return result,
+                    }
+                }
+                self.filter(programs, device, direction, wanted.program, pin)
+            }
+        }
+    }
+
+    /// Attaches by TCX, after which a filter that an earlier agent left is in the way.
+    fn tcx(
+        &self,
+        pin: &str,
+        target: &Target<'_>,
+        program: std::os::fd::BorrowedFd<'_>,
+        device: &Device,
+        direction: Direction,
+    ) -> Result<Outcome, LinkError> {
+        let was_filter = matches!(links::open(&self.links.dir().join(pin)), Ok(Pinned::Filter));
+        let outcome = self.links.ensure(pin, target, program)?;
+        if was_filter {
+            let _removed = clsact::detach(&device.name, direction).map_err(|source| LinkError {
+                action: "removing the filter of",
+                pin: pin.to_owned(),
+                source,
+            })?;
+        }
+        Ok(outcome)
+    }
+
+    /// Attaches as a clsact filter, and pins the program as its mark in place of a link.
+    fn filter(
+        &self,
+        programs: &mut Programs,
+        device: &Device,
+        direction: Direction,
+        program: &'static str,
+        pin: &str,
+    ) -> Result<Outcome, LinkError> {
+        let fail = |action| move |source| LinkError { action, pin: pin.to_owned(), source };
+        let path = self.links.dir().join(pin);
+        let outcome = match links::open(&path) {
+            Ok(Pinned::Filter) => Outcome::Adopted,
+            Ok(Pinned::Link(..)) | Err(_) => Outcome::Attached,
+        };
+        // Pinned before it is attached: a filter without its mark would never be removed.
+        let mark = self.links.dir().join(format!("{pin}-new"));
+        links::remove_link(&mark).map_err(fail("removing the half-made mark of"))?;
+        bpf::obj_pin(programs.fd(program), &mark).map_err(fail("pinning the mark of"))?;
+        clsact::attach(programs.classifier(program), &device.name, direction)
+            .map_err(fail("attaching the filter of"))?;
+        links::remove_link(&path).map_err(fail("removing the old link"))?;
+        fs::rename(&mark, &path).map_err(fail("pinning the mark of"))?;
+        Ok(outcome)
+    }
+
+    /// Attaches the socket programs to the cgroup directory `root`, or removes them.
+    ///
+    /// # Errors
+    ///
+    /// The first program that could not be attached or removed.
+    pub fn cgroup(
+        &mut self,
+        programs: &Programs,
+        root: Option<&Path>,
+    ) -> Result<(), AttachProblem> {
+        let as_problem = |error| AttachProblem { device: CGROUP.to_owned(), error };
+        for name in names::CGROUP_PROGRAMS {
+            let pin = pin_name(CGROUP, name.strip_prefix("lb_").unwrap_or(name));
+            let fail = |action| {
+                let pin = pin.clone();
+                move |source| as_problem(LinkError { action, pin, source })
+            };
+            let Some(root) = root else {
+                let path = self.links.dir().join(&pin);
+                links::remove_link(&path).map_err(fail("detaching"))?;
+                continue;
+            };
+            let dir = File::open(root).map_err(fail("opening the cgroup for"))?;
+            let id = dir.metadata().map_err(fail("reading the cgroup for"))?.st_ino();
+            let attach_type = cgroup_attach_type(name)
+                .ok_or_else(|| fail("finding the hook of")(io::Error::other("unknown program")))?;
+            let target = Target::Cgroup { dir: dir.as_fd(), id, attach_type };
+            let outcome =
+                self.links.ensure(&pin, &target, programs.fd(name)).map_err(as_problem)?;
+            let adopted = outcome == Outcome::Adopted;
+            tracing::info!(cgroup = %root.display(), program = name, adopted, "program attached");
+        }
+        Ok(())
+    }
+
+    /// Detaches what no device wants any more.
+    fn prune(&mut self, kept: &BTreeSet<String>, problems: &mut Vec<AttachProblem>) {
+        self.done.retain(|pin, _| kept.contains(pin));
+        let pins = match self.links.pins() {
+            Ok(pins) => pins,
+            Err(source) => {
+                problems.push(problem("pins", "links", "listing", source));
+                return;
+            }
+        };
+        for pin in pins {
+            let of_cgroup = links::pin_parts(&pin).is_some_and(|(device, _)| device == CGROUP);
+            if kept.contains(&pin) || of_cgroup {
+                continue;
+            }
+            match detach(self.links.dir(), &pin) {
+                Ok(()) => tracing::info!(pin, "program detached"),
+                Err(source) => problems.push(problem(&pin, &pin, "detaching", source)),
+            }
+        }
+    }
+}
+
+/// Removes a pin of the links directory `dir` and what it stands for.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn detach(dir: &Path, pin: &str) -> io::Result<()> {
+    let path = dir.join(pin);
+    if let (Ok(Pinned::Filter), Some((device, place))) = (links::open(&path), links::pin_parts(pin))
+    {
+        let direction = match place {
+            "tc-in" | "tc-in-new" => Direction::Ingress,
+            _ => Direction::Egress,
+        };
+        let _removed = clsact::detach(&device, direction)?;
+    }
+    links::remove_link(&path)
+}
+
+fn no_tcx(error: &LinkError) -> bool {
+    matches!(error.source.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP))
+}
+
+fn problem(device: &str, pin: &str, action: &'static str, source: io::Error) -> AttachProblem {
+    let error = LinkError { action, pin: pin.to_owned(), source };
+    AttachProblem { device: device.to_owned(), error }
+}
+
+/// `BPF_CGROUP_…` of a socket program.
+fn cgroup_attach_type(program: &str) -> Option<u32> {
+    Some(match program {
+        "lb_connect4" => 10,
+        "lb_connect6" => 11,
+        "lb_sendmsg4" => 14,
+        "lb_sendmsg6" => 15,
+        "lb_recvmsg4" => 19,
+        "lb_recvmsg6" => 20,
+        "lb_getpeer4" => 29,
+        "lb_getpeer6" => 30,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(role: DeviceRole, physical: bool, xdp: XdpMode) -> Vec<(&'static str, &'static str)> {
+        let device = Device { role, physical, ..Device::named("x", 1) };
+        wanted(&device, xdp).iter().map(|w| (w.place.name(), w.program)).collect()
+    }
+
+    #[test]
+    fn each_role_has_its_programs() {
+        use DeviceRole::{External, Loopback, Other, Workload};
+        assert_eq!(places(Other, true, XdpMode::Native), []);
+        assert_eq!(places(Loopback, false, XdpMode::Native), [("tc-out", names::LB_LO_OUT)]);
+        let workload = [("tc-in", names::LB_POD_IN), ("tc-out", names::LB_POD_OUT)];
+        assert_eq!(places(Workload, false, XdpMode::Generic), workload);
+        let external = [("tc-in", names::LB_EXT_IN), ("tc-out", names::LB_EXT_OUT)];
+        assert_eq!(places(External, true, XdpMode::Off), external);
+    }
+
+    #[test]
+    fn auto_attaches_xdp_to_physical_devices_only() {
+        let xdp = |physical, mode| {
+            let places = places(DeviceRole::External, physical, mode);
+            places.get(2).map(|place| place.0)
+        };
+        assert_eq!(xdp(true, XdpMode::Auto), Some("xdp-native"));
+        assert_eq!(xdp(false, XdpMode::Auto), None);
+        assert_eq!(xdp(false, XdpMode::Native), Some("xdp-native"));
+        assert_eq!(xdp(false, XdpMode::Generic), Some("xdp-generic"));
+        assert_eq!(xdp(true, XdpMode::Off), None);
+    }
+
+    #[test]
+    fn every_socket_program_has_a_hook() {
+        for program in names::CGROUP_PROGRAMS {
+            assert!(cgroup_attach_type(program).is_some(), "{program}");
+        }
+    }
+}
