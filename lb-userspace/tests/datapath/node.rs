@@ -40,6 +40,10 @@ pub(crate) fn on_node(name: &str, test: impl FnOnce(&Node) + Send + 'static) {
         eprintln!("skipped {name}: needs root for namespaces and BPF");
         return;
     }
+    if !Object::Normal.is_embedded() {
+        eprintln!("skipped {name}: built without the eBPF objects, run `cargo xtask build`");
+        return;
+    }
     let result = thread::Builder::new()
         .name(name.to_owned())
         .spawn(|| test(&Node::enter()))
