@@ -4,7 +4,9 @@
 //! mirrors what the kernel accepted and nothing else.
 
 pub mod bpf;
+pub mod family;
 pub mod kernel;
+pub mod reader;
 pub mod table;
 
 use std::{collections::BTreeMap, io};

@@ -1,5 +1,6 @@
 //! The datapath's life in a real kernel: load, pin, attach, restart, upgrade, leave.
 
+mod maps;
 mod node;
 
 use std::{collections::BTreeMap, fs, os::fd::AsFd as _, path::Path};

@@ -1,0 +1,302 @@
+//! Reads the pinned maps of an agent, running or not: what the command line shows.
+//!
+//! Invariant: maps are opened read-only; looking never changes anything.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::{Path, PathBuf},
+};
+
+use bytemuck::Pod;
+use lb_common::{
+    ABI_VERSION, BackendStats, DeviceValue, FlowKey, FlowValue, HOOKS, Hook, REASON_SLOTS, Reason,
+    Runtime, Schema, SockKey, SockValue, names,
+};
+
+use super::{
+    Contents, Maps as _, MapsError,
+    bpf::{self, Access, Map},
+    family::MapFamily,
+    kernel::KernelMaps,
+    table::{Table, TableError},
+};
+use crate::{datapath::paths::PinPaths, plan::BackendId};
+
+/// The maps of an agent cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReaderError {
+    /// No agent ever ran on this directory, or `lb cleanup` did.
+    #[error("no lb maps under {0}: is the agent running? (lb run)")]
+    NoMaps(PathBuf),
+    /// The agent there is of another version.
+    #[error(
+        "the maps under {dir} have ABI version {found}, this lb reads version {ABI_VERSION}: \
+         use the lb of that agent"
+    )]
+    OtherVersion {
+        /// The pin directory.
+        dir: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// BPF objects may only be opened with privileges.
+    #[error("no permission to read the maps under {0}: run lb as root")]
+    Permission(PathBuf),
+    /// The pin directory cannot be read.
+    #[error("reading {dir}")]
+    Io {
+        /// The pin directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A map cannot be opened or read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// A map cannot be read.
+    #[error(transparent)]
+    Maps(#[from] MapsError),
+}
+
+/// Read access to the pinned maps of one agent.
+#[derive(Debug)]
+pub struct Reader {
+    maps: PathBuf,
+}
+
+/// How large a map is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct MapCost {
+    /// Name of the map.
+    pub name: &'static str,
+    /// Id of the map, for `bpftool map show id`.
+    pub id: u32,
+    /// Capacity.
+    pub max_entries: u32,
+    /// Kernel memory in bytes.
+    pub bytes: u64,
+}
+
+/// How often a hook met a reason.
+pub type ReasonCount = (Hook, Reason, u64);
+
+impl Reader {
+    /// Opens the maps that an agent pinned below `pin_dir`.
+    ///
+    /// # Errors
+    ///
+    /// One sentence that says why there is nothing to read.
+    pub fn open(pin_dir: &Path) -> Result<Self, ReaderError> {
+        let paths = PinPaths::new(pin_dir);
+        let maps = paths.maps();
+        match bpf::obj_get(&maps.join(names::LB_SCHEMA), Access::Read) {
+            Ok(_) => Ok(Self { maps }),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Err(ReaderError::Permission(pin_dir.to_owned()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let others = paths.other_versions();
+                let others =
+                    others.map_err(|source| ReaderError::Io { dir: pin_dir.to_owned(), source })?;
+                match others.last() {
+                    Some((found, _)) => {
+                        Err(ReaderError::OtherVersion { dir: pin_dir.to_owned(), found: *found })
+                    }
+                    None => Err(ReaderError::NoMaps(pin_dir.to_owned())),
+                }
+            }
+            Err(source) => Err(ReaderError::Io { dir: pin_dir.to_owned(), source }),
+        }
+    }
+
+    /// Where the maps are pinned.
+    pub fn dir(&self) -> &Path {
+        &self.maps
+    }
+
+    fn table<K: Pod, V: Pod>(&self, name: &'static str) -> Result<Table<K, V>, TableError> {
+        Table::open(&self.maps, name, Access::Read)
+    }
+
+    /// What the agent wrote for its Services.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn contents(&self) -> Result<Contents, ReaderError> {
+        Ok(KernelMaps::open(&self.maps, Access::Read)?.contents()?)
+    }
+
+    /// Calls `each` with every flow entry of a family.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn flows<A: MapFamily>(
+        &self,
+        each: impl FnMut(&FlowKey<A>, &FlowValue<A>),
+    ) -> Result<(), ReaderError>
+    where
+        FlowKey<A>: Pod,
+        FlowValue<A>: Pod,
+    {
+        Ok(self.table(A::FLOWS)?.for_each(each)?)
+    }
+
+    /// Calls `each` with every socket entry of a family.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn socks<A: MapFamily>(
+        &self,
+        each: impl FnMut(&SockKey<A>, &SockValue<A>),
+    ) -> Result<(), ReaderError>
+    where
+        SockKey<A>: Pod,
+        SockValue<A>: Pod,
+    {
+        Ok(self.table(A::SOCKS)?.for_each(each)?)
+    }
+
+    /// The devices, by interface index.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn devices(&self) -> Result<BTreeMap<u32, DeviceValue>, ReaderError> {
+        let mut devices = BTreeMap::new();
+        self.table(names::LB_DEVICES)?.for_each(|ifindex: &u32, value: &DeviceValue| {
+            let _new = devices.insert(*ifindex, *value);
+        })?;
+        Ok(devices)
+    }
+
+    /// How often each hook met each reason, over all CPUs; never-met ones are left out.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn reasons(&self) -> Result<Vec<ReasonCount>, ReaderError> {
+        let mut counts = Vec::new();
+        self.table(names::LB_REASONS)?.for_each_cpus(|index: &u32, cpus: &[u64]| {
+            let count: u64 = cpus.iter().sum();
+            if let (Some((hook, reason)), 1..) = (cell(*index), count) {
+                counts.push((hook, reason, count));
+            }
+        })?;
+        Ok(counts)
+    }
+
+    /// What each backend got, over all CPUs; backends that got nothing are left out.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn backend_stats(&self) -> Result<BTreeMap<BackendId, BackendStats>, ReaderError> {
+        let mut stats = BTreeMap::new();
+        self.table(names::LB_BACKEND_STAT)?.for_each_cpus(|id: &u32, cpus: &[BackendStats]| {
+            let sum = cpus.iter().fold(BackendStats::default(), |sum, cpu| BackendStats {
+                flows: sum.flows + cpu.flows,
+                packets: sum.packets + cpu.packets,
+                bytes: sum.bytes + cpu.bytes,
+            });
+            if sum != BackendStats::default() {
+                let _new = stats.insert(BackendId(*id), sum);
+            }
+        })?;
+        Ok(stats)
+    }
+
+    /// Who made the maps.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn schema(&self) -> Result<Schema, ReaderError> {
+        Ok(self.table::<u32, Schema>(names::LB_SCHEMA)?.get(&0)?.unwrap_or_default())
+    }
+
+    /// The values that change at run time.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn runtime(&self) -> Result<Runtime, ReaderError> {
+        Ok(self.table::<u32, Runtime>(names::LB_RUNTIME)?.get(&0)?.unwrap_or_default())
+    }
+
+    /// What each map costs.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be opened or described.
+    pub fn costs(&self) -> Result<Vec<MapCost>, ReaderError> {
+        names::MAPS.into_iter().map(|name| self.cost(name)).collect()
+    }
+
+    fn cost(&self, name: &'static str) -> Result<MapCost, ReaderError> {
+        let path = self.maps.join(name);
+        let io = |source| ReaderError::Io { dir: path.clone(), source };
+        let map = bpf::obj_get(&path, Access::Read).and_then(Map::new).map_err(io)?;
+        let number = map.as_fd().as_raw_fd();
+        let text = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).map_err(io)?;
+        let info = map.info();
+        Ok(MapCost {
+            name,
+            id: info.id,
+            max_entries: info.max_entries,
+            bytes: memlock(&text).unwrap_or(0),
+        })
+    }
+}
+
+/// The kernel memory of a map, by the text of its /proc/…/fdinfo.
+fn memlock(fdinfo: &str) -> Option<u64> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok())
+}
+
+/// The hook and reason of a cell of the reason map.
+fn cell(index: u32) -> Option<(Hook, Reason)> {
+    let hook = HOOKS.get(usize::try_from(index / REASON_SLOTS).ok()?)?;
+    let reason = Reason::from_u8(u8::try_from(index % REASON_SLOTS).ok()?)?;
+    Some((*hook, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_of_the_reason_map_are_told_apart() {
+        assert_eq!(cell(0), Some((Hook::PodIn, Reason::NotService)));
+        assert_eq!(cell(5 * REASON_SLOTS + 17), Some((Hook::Xdp, Reason::Forward)));
+        assert_eq!(cell(63), None, "no such reason");
+        assert_eq!(cell(7 * REASON_SLOTS), None, "no such hook");
+    }
+
+    #[test]
+    fn the_cost_of_a_map_is_in_its_fdinfo() {
+        assert_eq!(
+            memlock("pos:\t0\nmap_type:\t1\nmemlock:\t5767168\nmap_id:\t4\n"),
+            Some(5_767_168)
+        );
+        assert_eq!(memlock("pos:\t0\n"), None);
+    }
+
+    #[test]
+    fn a_directory_without_maps_is_explained() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped, not root: opening pins needs privileges");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let error = Reader::open(dir.path()).expect_err("nothing is there").to_string();
+        assert!(error.contains("is the agent running? (lb run)"), "{error}");
+        fs::create_dir(dir.path().join("v7")).expect("a directory");
+        let error = Reader::open(dir.path()).expect_err("another version").to_string();
+        assert!(error.contains("ABI version 7"), "{error}");
+    }
+}
