@@ -3,4 +3,5 @@
 pub mod budget;
 pub mod cluster;
 pub mod lab;
+pub mod vote;
 pub mod worker;

@@ -3,6 +3,7 @@
 //!
 //! Every file appears whole: it is written under a hidden name and then renamed.
 
+mod running;
 mod service;
 mod slices;
 
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
+pub use running::Cluster;
 pub use service::{Port, Service, ServiceType};
 pub use slices::{Condition, Endpoint, slices};
 

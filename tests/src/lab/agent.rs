@@ -51,6 +51,11 @@ impl Commands {
         &self.pin_dir
     }
 
+    /// Where the agent keeps its status.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
     /// The place where they run.
     pub fn place(&self) -> &Place {
         &self.place
@@ -136,6 +141,11 @@ impl Agent {
             .with_context(|| format!("starting {}", binary().display()))?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Name of its node.
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// The process id.

@@ -160,16 +160,17 @@ impl Lab {
         lab.route_pods()?;
         for (number, pods) in numbers {
             for _ in 0..pods {
-                let _ = lab.add_pod(usize::from(number) - 1)?;
+                let _ = lab.add_pod(usize::from(number) - 1, None)?;
             }
         }
         Ok(lab)
     }
 
     /// Adds a pod to the node at `node` (counted from 0) and returns its place among that node's.
-    pub fn add_pod(&mut self, node: usize) -> Result<usize> {
+    /// Without a name it is called after the node: `pod1-1`.
+    pub fn add_pod(&mut self, node: usize, name: Option<&str>) -> Result<usize> {
         let node = self.nodes.get_mut(node).context("no such node")?;
-        node.add_pod(&self.scope, &self.executable, self.setup.pod_links)
+        node.add_pod(&self.scope, &self.executable, self.setup.pod_links, name)
     }
 
     /// A directory for files of this lab, removed with it.

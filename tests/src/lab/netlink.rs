@@ -39,6 +39,22 @@ impl Cidr {
         Self(ip, if ip.is_ipv4() { 32 } else { 128 })
     }
 
+    /// Whether `ip` is of this prefix.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let Self(network, length) = *self;
+        match (network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                u32::from(network) & mask == u32::from(ip) & mask
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                u128::from(network) & mask == u128::from(ip) & mask
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+
     /// The default route's prefix, in the family of `ip`.
     pub const fn any(ip: IpAddr) -> Self {
         match ip {

@@ -114,11 +114,14 @@ impl Node {
         scope: &Scope,
         executable: &Path,
         offloads: Offloads,
+        name: Option<&str>,
     ) -> Result<usize> {
         self.pods_made += 1;
+        let name = name
+            .map_or_else(|| format!("pod{}-{}", self.number, self.pods_made), ToOwned::to_owned);
         let cgroup = scope.cgroup(&format!("node{}/pods", self.number))?;
         let number = (self.number, self.pods_made);
-        let pod = Pod::create(scope, executable, &self.netns, &cgroup, number, offloads)?;
+        let pod = Pod::create(scope, executable, &self.netns, &cgroup, &name, number, offloads)?;
         self.pods.push(pod);
         Ok(self.pods.len() - 1)
     }

@@ -17,14 +17,20 @@ use super::netns::Netns;
 #[derive(Clone)]
 pub struct Place {
     netns: Arc<File>,
+    path: PathBuf,
     cgroup: PathBuf,
 }
 
 impl Place {
     /// The place of processes in `netns` and `cgroup`.
     pub fn new(netns: &Netns, cgroup: &Path) -> Result<Self> {
-        let netns = netns.try_clone_fd().context("keeping the namespace open")?;
-        Ok(Self { netns: Arc::new(netns), cgroup: cgroup.to_owned() })
+        let netns_file = netns.try_clone_fd().context("keeping the namespace open")?;
+        Ok(Self { netns: Arc::new(netns_file), path: netns.path(), cgroup: cgroup.to_owned() })
+    }
+
+    /// The network namespace, by its name.
+    pub fn netns_path(&self) -> &Path {
+        &self.path
     }
 
     /// The cgroup.
@@ -41,6 +47,8 @@ impl Place {
             .open(&procs)
             .with_context(|| format!("opening {}", procs.display()))?;
         let mut command = Command::new(program);
+        // Ctrl-C at a terminal is for the lab, which then ends its processes in order.
+        let _ = command.process_group(0);
         let enter = move || {
             // SAFETY: both calls are async-signal-safe system calls on descriptors that the
             // closure owns; the buffer is a constant of the length given.

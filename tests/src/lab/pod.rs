@@ -41,11 +41,11 @@ impl Pod {
         executable: &Path,
         node: &Netns,
         cgroup: &Path,
+        name: &str,
         (node_number, number): (u8, u8),
         offloads: Offloads,
     ) -> Result<Self> {
-        let name = format!("pod{node_number}-{number}");
-        let netns = Netns::create(&scope.netns_name(&name))?;
+        let netns = Netns::create(&scope.netns_name(name))?;
         let device = format!("veth{node_number:02x}{number:02x}a5ce");
         let here = End { name: &device, mac: mac(16 + node_number, number, 0) };
         let there = End { name: "eth0", mac: mac(16 + node_number, number, 1) };
@@ -78,7 +78,7 @@ impl Pod {
         }
 
         let place = Place::new(&netns, cgroup)?;
-        let worker = Worker::start(executable, &place, &name)?;
+        let worker = Worker::start(executable, &place, name)?;
         Ok(Self { worker, place, netns, addresses, device, node: format!("node{node_number}") })
     }
 

@@ -104,7 +104,7 @@ impl Answer {
     }
 
     /// Reads [`Self::text`] back.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (by, source) = text.trim().split_once(" sees ")?;
         Some(Self { by: by.to_owned(), source: source.parse().ok()? })
     }
