@@ -1,18 +1,26 @@
 //! The lab itself, without any load balancer: what the other end-to-end tests stand on.
+#![expect(clippy::unwrap_used, reason = "what surrounds a test may unwrap as a test does")]
 
 use std::time::Instant;
 
 use lb_tests::{
-    lab::{FAMILIES, Setup, start_or_skip},
+    lab::{FAMILIES, Lab, PodNetwork, Setup, start_or_skip},
     worker::{MonitorKind, Outcome, Proto, UdpStyle},
 };
 
 #[test]
 fn every_machine_reaches_every_pod_with_its_own_address() {
-    let begin = Instant::now();
-    let Some(lab) = start_or_skip(Setup::default()) else { return };
-    println!("lab up in {:?}", begin.elapsed());
-    lab.serve(8080).unwrap();
+    for pod_network in [PodNetwork::Routed, PodNetwork::Bridged] {
+        let begin = Instant::now();
+        let setup = Setup { pod_network, ..Setup::default() };
+        let Some(lab) = start_or_skip(setup) else { return };
+        println!("lab up in {:?}", begin.elapsed());
+        lab.serve(8080).unwrap();
+        reach(&lab, pod_network);
+    }
+}
+
+fn reach(lab: &Lab, pod_network: PodNetwork) {
     let mut clients = vec![(&lab.client.worker, lab.client.addresses)];
     for node in &lab.nodes {
         clients.push((&node.host, node.addresses));
@@ -26,6 +34,11 @@ fn every_machine_reaches_every_pod_with_its_own_address() {
                     let outcome = client.probe(proto, pod.addresses.at(family, 8080)).unwrap();
                     let what = format!("{} to {} {proto} {family}", client.name(), pod.name());
                     assert_eq!(outcome.by(), Some(pod.name()), "{what}: {outcome}");
+                    // The host's kernel takes the address of the device that leads to the pod.
+                    let on_bridge = pod_network == PodNetwork::Bridged
+                        && client.name().starts_with(pod.node.as_str());
+                    let node = lab.nodes.iter().find(|node| node.name() == pod.node).unwrap();
+                    let own = if on_bridge { node.bridge_addresses() } else { own };
                     assert_eq!(outcome.source(), Some(own.ip(family)), "{what}");
                 }
             }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Service},
-    lab::{Addresses, FAMILIES, Family, Offloads, Setup, service_networks},
+    lab::{Addresses, FAMILIES, Family, Offloads, PodNetwork, Setup, service_networks},
     worker::{Proto, UdpStyle, Worker},
 };
 
@@ -89,6 +89,7 @@ struct Table<'a> {
     cluster: &'a Cluster,
     wrong: String,
     cells: u32,
+    bridged: bool,
 }
 
 impl Table<'_> {
@@ -99,6 +100,16 @@ impl Table<'_> {
             From::Host => (&node.host, node.addresses),
             From::Unhooked => (&node.unhooked, node.addresses),
             From::Outside => (&self.cluster.lab.client.worker, self.cluster.lab.client.addresses),
+        }
+    }
+
+    /// Node 1's address on the device that leads to a backend.
+    fn node1_towards(&self, backend: Backend) -> Addresses {
+        let node = &self.cluster.lab.nodes[0];
+        if self.bridged && matches!(backend, Local | Own) {
+            node.bridge_addresses()
+        } else {
+            node.addresses
         }
     }
 
@@ -114,7 +125,7 @@ impl Table<'_> {
             };
             let source = match seen(from, to, backend) {
                 Seen::Client => self.worker(from).1,
-                Seen::Node1 => nodes[0].addresses,
+                Seen::Node1 => self.node1_towards(backend),
                 Seen::Node2 => nodes[1].addresses,
             };
             for (proto, style) in [
@@ -182,12 +193,13 @@ fn services(cluster: &Cluster) {
 
 /// Walks the table; `froms` says whose rows.
 fn walk(setup: Setup, flags: &[&str], froms: &[From]) {
+    let bridged = setup.pod_network == PodNetwork::Bridged;
     let Some(cluster) = Cluster::start_or_skip(setup, flags) else { return };
     services(&cluster);
     let captures: Vec<_> = ["node1", "node2"]
         .map(|device| cluster.lab.underlay.worker.capture(device).unwrap())
         .into();
-    let mut table = Table { cluster: &cluster, wrong: String::new(), cells: 0 };
+    let mut table = Table { cluster: &cluster, wrong: String::new(), cells: 0, bridged };
     for from in froms {
         for to in [To::ClusterIp, To::NodePort1, To::NodePort2, To::Loopback] {
             // Loopback addresses mean the node only to its own processes.
@@ -217,6 +229,12 @@ const ALL: [From; 4] = [From::Pod, From::Host, From::Unhooked, From::Outside];
 #[test]
 fn every_client_reaches_every_backend_and_the_backend_sees_the_right_address() {
     walk(Setup::default(), &["--xdp=off"], &ALL);
+}
+
+#[test]
+fn the_table_holds_with_pods_on_a_bridge() {
+    let setup = Setup { pod_network: PodNetwork::Bridged, ..Setup::default() };
+    walk(setup, &["--xdp=off"], &ALL);
 }
 
 #[test]

@@ -2,11 +2,10 @@
 //!
 //! ```text
 //!   client ──┐                       ┌── pod (eth0)
-//!            ├── bridge ── eth0 node ─┤     workload device on the node, no IPv4 address on it
+//!            ├── bridge ── eth0 node ─┤     workload device on the node
 //!   gateway ─┘  (underlay)           └── pod
 //! ```
-//! Pods are routed, as by Calico: a host route to each pod on its node, and a route to each node's
-//! pod network on the others. A lab is a library value: whoever holds it may start agents and
+//! Nodes have direct routes to each other's pod networks. A lab is a library value: whoever holds it may start agents and
 //! workers in it; dropping it, also while a panic unwinds, removes all of it.
 
 mod agent;
@@ -94,11 +93,22 @@ impl Addresses {
     }
 }
 
+/// How a node connects its pods.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PodNetwork {
+    /// A host route to each pod and no IPv4 address on the node's end of its link, as by Calico.
+    Routed,
+    /// A bridge that is the gateway of the pods, as by flannel and the bridge plugin.
+    Bridged,
+}
+
 /// What a lab is to look like.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Number of pods on each node; one entry a node, at most nine nodes.
     pub pods: Vec<u8>,
+    /// How nodes connect their pods.
+    pub pod_network: PodNetwork,
     /// Offloads of the links between nodes, client and underlay, at both ends.
     pub wires: Offloads,
     /// Offloads of pod links, at both ends.
@@ -113,6 +123,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             pods: vec![2, 2],
+            pod_network: PodNetwork::Routed,
             wires: Offloads::default(),
             pod_links: Offloads::default(),
             client: None,
@@ -170,7 +181,7 @@ impl Lab {
     /// Without a name it is called after the node: `pod1-1`.
     pub fn add_pod(&mut self, node: usize, name: Option<&str>) -> Result<usize> {
         let node = self.nodes.get_mut(node).context("no such node")?;
-        node.add_pod(&self.scope, &self.executable, self.setup.pod_links, name)
+        node.add_pod(&self.scope, &self.executable, &self.setup, name)
     }
 
     /// A directory for files of this lab, removed with it.

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::{
-    Addresses, Cidr, Offloads, Setup, netns::Netns, place::Place, pod::Pod, scope::Scope,
-    underlay::Underlay,
+    Addresses, Cidr, PodNetwork, Setup,
+    netns::Netns,
+    place::Place,
+    pod::{self, Pod},
+    scope::Scope,
+    underlay::{Underlay, mac},
 };
 use crate::worker::Worker;
 
@@ -51,6 +55,13 @@ impl Node {
             ("ipv4/conf/default/rp_filter", &rp_filter),
         ])?;
         let addresses = underlay.connect(&netns, &name, number, setup.wires, setup.wires)?;
+        if setup.pod_network == PodNetwork::Bridged {
+            netns.netlink().bridge(pod::BRIDGE, mac(15, number, 0))?;
+            for (ip, length) in pod::gateway(number).both().into_iter().zip([24, 64]) {
+                netns.netlink().add_address(pod::BRIDGE, Cidr(ip, length))?;
+            }
+            netns.netlink().up(pod::BRIDGE)?;
+        }
         let cgroup = scope.cgroup(&name)?;
         let place = Place::new(&netns, &scope.cgroup(&format!("{name}/host"))?)?;
         let outside = Place::new(&netns, &scope.cgroup(&format!("{name}-unhooked"))?)?;
@@ -100,6 +111,11 @@ impl Node {
         ]
     }
 
+    /// Addresses that the node has on the bridge of its pods, where there is one.
+    pub fn bridge_addresses(&self) -> Addresses {
+        pod::gateway(self.number)
+    }
+
     /// Removes a pod: its processes, its link and its namespace.
     pub fn remove_pod(&mut self, name: &str) -> Result<()> {
         if let Some(at) = self.pods.iter().position(|pod| pod.name() == name) {
@@ -113,7 +129,7 @@ impl Node {
         &mut self,
         scope: &Scope,
         executable: &Path,
-        offloads: Offloads,
+        setup: &Setup,
         name: Option<&str>,
     ) -> Result<usize> {
         self.pods_made += 1;
@@ -121,7 +137,7 @@ impl Node {
             .map_or_else(|| format!("pod{}-{}", self.number, self.pods_made), ToOwned::to_owned);
         let cgroup = scope.cgroup(&format!("node{}/pods", self.number))?;
         let number = (self.number, self.pods_made);
-        let pod = Pod::create(scope, executable, &self.netns, &cgroup, &name, number, offloads)?;
+        let pod = Pod::create(scope, executable, &self.netns, &cgroup, &name, number, setup)?;
         self.pods.push(pod);
         Ok(self.pods.len() - 1)
     }
