@@ -55,17 +55,29 @@ pub enum CleanupError {
     },
 }
 
+/// What to do when an agent runs on the directory.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WhileRunning {
+    /// Leave everything as it is.
+    Refuse,
+    /// Remove what is there; the agent goes on without its datapath.
+    Proceed,
+}
+
 /// Removes all that agents of any ABI version left below `pin_dir`.
 ///
 /// # Errors
 ///
-/// When an agent runs on the directory, or it cannot be read.
-pub fn cleanup(pin_dir: &Path) -> Result<Report, CleanupError> {
+/// When an agent runs on the directory and that is to be respected, or it cannot be read.
+pub fn cleanup(pin_dir: &Path, while_running: WhileRunning) -> Result<Report, CleanupError> {
     let mut report = Report::default();
     if !pin_dir.exists() {
         return Ok(report);
     }
-    let lock = Lock::take(pin_dir)?;
+    let lock = match (Lock::take(pin_dir), while_running) {
+        (Err(LockError::Held { .. }), WhileRunning::Proceed) => None,
+        (lock, _) => Some(lock?),
+    };
     let paths = PinPaths::new(pin_dir);
     let versions = paths
         .versions()

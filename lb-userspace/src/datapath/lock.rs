@@ -62,6 +62,12 @@ impl Lock {
     }
 }
 
+/// The process that holds the lock on `dir`, if any does. Unlike taking the lock, looking cannot
+/// get in the way of an agent that starts at this moment.
+pub fn holder_of(dir: &Path) -> Option<i32> {
+    holder(&File::open(dir).ok()?)
+}
+
 /// The process that holds a lock on `file`; unknown when it lives in another pid namespace.
 fn holder(file: &File) -> Option<i32> {
     let inode = file.metadata().ok()?.st_ino();
@@ -99,9 +105,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let lock = Lock::take(dir.path()).expect("nobody else locks it");
         let error = Lock::take(dir.path()).expect_err("it is locked").to_string();
+        assert_eq!(holder_of(dir.path()), i32::try_from(std::process::id()).ok());
         let pid = std::process::id().to_string();
         assert!(error.contains(&pid), "{error}");
         drop(lock);
+        assert_eq!(holder_of(dir.path()), None);
         let _again = Lock::take(dir.path()).expect("it is free again");
     }
 }
