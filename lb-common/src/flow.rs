@@ -59,10 +59,13 @@ pub struct FlowValue<A> {
     pub dport: u16,
     /// Where to send the packet when [`Action::Forward`] or [`Action::ToHost`].
     pub next_hop: NextHop,
-    /// Backend id.
+    /// Backend id; the backend names the Service.
     pub backend: u32,
-    /// Service id.
-    pub service: u32,
+    /// What the new addresses add to a checksum that covers them: the one's complement sum of the
+    /// complemented old and the new ones, folded, 0 when that changes nothing (RFC 1624).
+    pub address_delta: u16,
+    /// The same for the ports.
+    pub port_delta: u16,
     /// Low 32 bits of the kernel's jiffies when the last packet passed; coarse (256 jiffies).
     pub last_seen: u32,
     /// Bits of [`Seen`].
@@ -93,6 +96,19 @@ impl<A: Address> FlowValue<A> {
         }
     }
 
+    /// Writes the key of the other entry of the pair into `key`.
+    ///
+    /// In place, field by field: with IPv6 a key in passing is a twelfth of the kernel's stack.
+    #[inline(always)]
+    pub const fn write_other_key(&self, proto: u8, key: &mut FlowKey<A>) {
+        key.src = self.dst;
+        key.dst = self.src;
+        key.sport = self.dport;
+        key.dport = self.sport;
+        key.proto = proto;
+        key.pad = [0; 3];
+    }
+
     /// Whether the entry applies at `hook`.
     #[inline(always)]
     pub const fn applies_at(&self, hook: Hook) -> bool {
@@ -108,10 +124,10 @@ pub struct NextHop {
     pub ifindex: u32,
     /// The [`crate::Runtime`] generation in which this was resolved; any other means look again.
     pub generation: u32,
+    /// Destination MAC address; first, so that both lie as in the Ethernet header.
+    pub dmac: MacAddr,
     /// Source MAC address.
     pub smac: MacAddr,
-    /// Destination MAC address.
-    pub dmac: MacAddr,
 }
 
 /// Where a translated packet goes.

@@ -69,8 +69,9 @@ reasons! {
     /// XDP leaves the packet to the tc hook of the same device: it is for the stack, or needs what
     /// only tc can do.
     LeftToTc = 11, Pass, "left-to-tc";
-    /// A flow of ours that cannot leave: no route, or no address to translate to.
-    NoRoute = 12, Drop, "no-route";
+    /// A TCP packet that neither belongs to a flow of ours nor starts one: perhaps a connection of
+    /// the node itself, or one that another Service proxy translates.
+    NoFlow = 13, Pass, "no-flow";
     /// First packet of a flow.
     NewFlow = 16, Translate, "new-flow";
     /// Later packet, client to backend.
@@ -85,6 +86,8 @@ reasons! {
     NoBackend = 32, Refuse, "no-backend";
     /// The address belongs to Services, none of which has this port.
     UnknownPort = 33, Refuse, "unknown-port";
+    /// A TCP packet of no known flow is about to leave the node for a Service's address.
+    StrayPacket = 34, Refuse, "stray-packet";
     /// The flow map is full (`--max-flows`).
     FlowTableFull = 48, Drop, "flow-table-full";
     /// No free source port towards this backend (`--snat-ports`).
@@ -99,6 +102,8 @@ reasons! {
     RewriteFailed = 53, Drop, "rewrite-failed";
     /// No answer could be built for a packet that must be refused.
     RefuseFailed = 54, Drop, "refuse-failed";
+    /// A flow of ours that cannot leave: no route, or no address to translate to.
+    NoRoute = 55, Drop, "no-route";
 }
 
 impl Reason {

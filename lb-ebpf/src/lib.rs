@@ -1,1 +1,46 @@
-//! placeholder
+//! The datapath's decisions, without a kernel.
+//!
+//! A packet's way through this crate is its module list:
+//!
+//! ```text
+//! frame ── parse ──┬─ flow known ───────────── track ─┐
+//!                  └─ frontend ─ select ─ establish ──┴─ rewrite ── verdict
+//!                        └─ nothing to send it to ──── refuse
+//! ```
+//!
+//! and a socket's is [`socket`]. Everything is generic over the bytes ([`Frame`]), the maps
+//! ([`Tables`]), the surroundings ([`Env`]) and the address family ([`Family`]), so the same code
+//! runs in the kernel, in tests on the host, and over the live maps in tools.
+//!
+//! **Invariant:** no pointer, no map, no clock and no `unsafe` in here; the binary beside it holds
+//! those and decides nothing.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "host"))]
+extern crate std;
+
+pub mod checksum;
+mod establish;
+mod family;
+pub mod frame;
+mod frontend;
+pub mod header;
+#[cfg(any(test, feature = "host"))]
+pub mod host;
+mod packet;
+mod pipeline;
+pub mod refuse;
+mod rewrite;
+mod select;
+pub mod socket;
+pub mod tables;
+mod track;
+mod verdict;
+
+pub use family::Family;
+pub use frame::Frame;
+pub use packet::{Packet, Place, Work};
+pub use pipeline::process;
+pub use tables::{Env, FlowSlot, InsertError, Route, Tables};
+pub use verdict::{Decision, Verdict};

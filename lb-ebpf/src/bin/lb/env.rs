@@ -1,0 +1,150 @@
+//! The node around a packet: clock, random numbers, routes.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::bpf_fib_lookup as FibLookup,
+    btf_maps::PerCpuArray,
+    helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64},
+    macros::btf_map,
+};
+use lb_common::{Addr4, Addr6, Address, DeviceValue, FlowKey, Hook, NextHop, Reason, Settings};
+use lb_ebpf::{Env, Route};
+
+use crate::{
+    SETTINGS,
+    maps::{LB_DEVICES, LB_RUNTIME},
+    trace,
+};
+
+/// The surroundings of the packet or call in `ctx`.
+pub(crate) struct KernelEnv<'a, C> {
+    pub(crate) ctx: &'a C,
+}
+
+macro_rules! env {
+    ($addr:ty, $route:ident) => {
+        impl<C: EbpfContext> Env<$addr> for KernelEnv<'_, C> {
+            #[inline(always)]
+            fn now(&self) -> u32 {
+                // SAFETY: the helper has no preconditions.
+                unsafe { bpf_jiffies64() as u32 }
+            }
+
+            #[inline(always)]
+            fn random(&self) -> u32 {
+                // SAFETY: the helper has no preconditions.
+                unsafe { bpf_get_prandom_u32() }
+            }
+
+            #[inline(always)]
+            fn settings(&self) -> Settings {
+                SETTINGS.load()
+            }
+
+            #[inline(always)]
+            fn generation(&self) -> u32 {
+                LB_RUNTIME.get(0).map_or(0, |runtime| runtime.generation)
+            }
+
+            #[inline(always)]
+            fn route(&self, ifindex: u32, tuple: &FlowKey<$addr>) -> Route {
+                let generation = Env::<$addr>::generation(self);
+                $route(self.ctx, ifindex, tuple, generation)
+            }
+
+            #[inline(always)]
+            fn device(&self, ifindex: u32) -> DeviceValue {
+                // SAFETY: copied at once; the agent alone writes this map.
+                match unsafe { LB_DEVICES.get(&ifindex) } {
+                    Some(device) => *device,
+                    None => DeviceValue::default(),
+                }
+            }
+
+            #[inline(always)]
+            fn observe(
+                &self,
+                hook: Hook,
+                tuple: &FlowKey<$addr>,
+                reason: Reason,
+                to: Option<&FlowKey<$addr>>,
+            ) {
+                trace::packet(self.ctx, hook, tuple, reason, to);
+            }
+        }
+    };
+}
+
+env!(Addr4, route4);
+env!(Addr6, route6);
+
+/// Memory for one request: it would take an eighth of the stack.
+#[btf_map]
+static LB_FIB: PerCpuArray<FibLookup, 1> = PerCpuArray::new();
+
+// Not inlined: several call sites.
+#[inline(never)]
+fn route4<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr4>, generation: u32) -> Route {
+    let Some(fib) = request(ifindex, to, AF_INET) else {
+        return Route::None;
+    };
+    fib.__bindgen_anon_3.ipv4_src = to.src.words()[0];
+    fib.__bindgen_anon_4.ipv4_dst = to.dst.words()[0];
+    look_up(ctx, fib, generation)
+}
+
+#[inline(never)]
+fn route6<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr6>, generation: u32) -> Route {
+    let Some(fib) = request(ifindex, to, AF_INET6) else {
+        return Route::None;
+    };
+    fib.__bindgen_anon_3.ipv6_src = to.src.words();
+    fib.__bindgen_anon_4.ipv6_dst = to.dst.words();
+    look_up(ctx, fib, generation)
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+#[inline(always)]
+fn request<A: Address>(
+    ifindex: u32,
+    to: &FlowKey<A>,
+    family: u8,
+) -> Option<&'static mut FibLookup> {
+    // SAFETY: this CPU's slot of a per-CPU array, and nothing else runs on this CPU between here
+    // and the end of the look-up (see `maps::work4`); it consists of integers and unions of
+    // integers, for which any bytes are a value.
+    let fib = unsafe { &mut *LB_FIB.get_ptr_mut(0)? };
+    fib.family = family;
+    fib.l4_protocol = to.proto;
+    fib.sport = to.sport.to_be();
+    fib.dport = to.dport.to_be();
+    // No total length: a segmented packet is larger than the MTU and still leaves in parts.
+    fib.__bindgen_anon_1.tot_len = 0;
+    fib.ifindex = ifindex;
+    fib.__bindgen_anon_2.flowinfo = 0;
+    fib.__bindgen_anon_5.tbid = 0;
+    Some(fib)
+}
+
+#[inline(always)]
+fn look_up<C: EbpfContext>(ctx: &C, fib: &mut FibLookup, generation: u32) -> Route {
+    const SUCCESS: i64 = 0;
+    const NOT_FORWARDED: i64 = 4;
+    const NO_NEIGHBOUR: i64 = 7;
+    // SAFETY: `ctx` is the program's own context and `fib` has the length that is passed.
+    let found =
+        unsafe { bpf_fib_lookup(ctx.as_ptr(), &raw mut *fib, size_of::<FibLookup>() as i32, 0) };
+    match found {
+        SUCCESS => Route::Via(NextHop {
+            ifindex: fib.ifindex,
+            generation,
+            dmac: lb_common::MacAddr { octets: fib.dmac },
+            smac: lb_common::MacAddr { octets: fib.smac },
+        }),
+        NOT_FORWARDED => Route::Local,
+        NO_NEIGHBOUR => Route::Unresolved(fib.ifindex),
+        _ => Route::None,
+    }
+}

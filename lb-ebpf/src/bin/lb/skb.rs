@@ -1,0 +1,192 @@
+//! tc: socket buffers as frames, and verdicts as tc actions.
+
+use aya_ebpf::{
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail},
+    programs::TcContext,
+};
+use bytemuck::{AnyBitPattern, NoUninit};
+use lb_common::{Hook, Reason};
+use lb_ebpf::{Decision, Frame, Place, Verdict, checksum::Delta, header, process};
+
+use crate::{
+    count::count,
+    env::KernelEnv,
+    maps::{KernelTables, work4, work6},
+    redirect,
+};
+
+/// Bytes that the library reads and writes directly: Ethernet, IPv6 and TCP headers.
+const HEADERS: u32 = 14 + 40 + 20;
+
+/// Runs the library on a packet at a tc hook.
+#[inline(always)]
+pub(crate) fn run(ctx: &TcContext, hook: Hook) -> i32 {
+    // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
+    let (ifindex, vlan) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).vlan_present) };
+    let decision = decide(ctx, Place { hook, ifindex }, vlan != 0);
+    count(hook, decision.reason);
+    let to = decision.ifindex;
+    match decision.verdict {
+        // "Unspecified" lets programs of others that come after ours have their say.
+        Verdict::Pass | Verdict::Stack => TC_ACT_UNSPEC,
+        // SAFETY: the helper has no preconditions; an unknown device makes the kernel drop.
+        Verdict::Redirect => unsafe { bpf_redirect(to, 0) as i32 },
+        Verdict::RedirectNeighbour => redirect::neighbour(to),
+        // SAFETY: as above.
+        Verdict::ToHost => unsafe { bpf_redirect(to, u64::from(BPF_F_INGRESS)) as i32 },
+        Verdict::Answer => {
+            // Back out of the device where it came in; what was leaving goes back up.
+            let flags = match hook {
+                Hook::PodIn | Hook::ExternalIn | Hook::Xdp => 0,
+                Hook::PodOut | Hook::ExternalOut | Hook::LoopbackOut | Hook::Socket => {
+                    u64::from(BPF_F_INGRESS)
+                }
+            };
+            // SAFETY: as above.
+            unsafe { bpf_redirect(ifindex, flags) as i32 }
+        }
+        Verdict::Drop => TC_ACT_SHOT,
+    }
+}
+
+#[inline(always)]
+fn decide(ctx: &TcContext, place: Place, vlan: bool) -> Decision {
+    if vlan {
+        // The tag stands beside the packet; it is for the VLAN's own device.
+        return Decision::pass(Reason::NotIp);
+    }
+    let len = ctx.len();
+    let readable = (ctx.data_end() - ctx.data()) as u32;
+    if readable < HEADERS && readable < len {
+        let wanted = if len < HEADERS { len } else { HEADERS };
+        if ctx.pull_data(wanted).is_err() {
+            return Decision::pass(Reason::Truncated);
+        }
+    }
+    let mut frame = SkbFrame { ctx, len, ipv6: false };
+    let env = KernelEnv { ctx };
+    match frame.load::<u16>(header::ETH_TYPE).map(u16::from_be) {
+        Some(header::ETH_P_IP) => {
+            // SAFETY: borrowed once, here.
+            match unsafe { work4() } {
+                Some(work) => process(&mut frame, &KernelTables, &env, place, work),
+                None => Decision::pass(Reason::Inconsistent),
+            }
+        }
+        Some(header::ETH_P_IPV6) => {
+            frame.ipv6 = true;
+            decide6(&mut frame, place)
+        }
+        Some(_) => Decision::pass(Reason::NotIp),
+        None => Decision::pass(Reason::Truncated),
+    }
+}
+
+/// IPv6, in a function of its own: beside IPv4's its variables would not fit the stack.
+#[inline(never)]
+fn decide6(frame: &mut SkbFrame<'_>, place: Place) -> Decision {
+    let env = KernelEnv { ctx: frame.ctx };
+    // SAFETY: borrowed once, here.
+    match unsafe { work6() } {
+        Some(work) => process(frame, &KernelTables, &env, place, work),
+        None => Decision::pass(Reason::Inconsistent),
+    }
+}
+
+/// Writes `value` at the start of the packet.
+#[inline(always)]
+pub(crate) fn write_first(ctx: &TcContext, value: u64) -> Option<()> {
+    SkbFrame { ctx, len: ctx.len(), ipv6: false }.store(0, value)
+}
+
+/// A socket buffer.
+struct SkbFrame<'a> {
+    ctx: &'a TcContext,
+    len: u32,
+    ipv6: bool,
+}
+
+impl Frame for SkbFrame<'_> {
+    #[inline(always)]
+    fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
+        let from = self.ctx.data() + at;
+        if from + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes lie between data and data_end, checked just above; any bytes are a `T`.
+        // BPF loads need no alignment where the kernel runs packets through this at all.
+        Some(unsafe { *(from as *const T) })
+    }
+
+    #[inline(always)]
+    fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()> {
+        let to = self.ctx.data() + at;
+        if to + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: as in `load`; the program alone writes to the packet while it runs.
+        unsafe { *(to as *mut T) = value };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn reaches(&self, len: usize) -> bool {
+        self.len as usize >= len
+    }
+
+    /// The kernel's helper knows whether the checksum is complete, summed by the device or left to
+    /// it; only a change of the pseudo-header concerns the last.
+    #[inline(always)]
+    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()> {
+        const PSEUDO_HEADER: u64 = 0x10;
+        const ZERO_IS_NONE: u64 = 0x20;
+        // Since 6.16; before, the flag is refused and the device's sum is corrected wrongly for
+        // IPv6 (the kernel then distrusts it and sums again).
+        const IPV6: u64 = 0x80;
+        let flags = if optional { ZERO_IS_NONE } else { 0 };
+        let skb = self.ctx.skb.skb;
+        let at = at as u32;
+        if delta.pseudo != 0 {
+            let flags = flags | PSEUDO_HEADER;
+            let to = u64::from(delta.pseudo);
+            // SAFETY: the context is the program's own; the helper checks the offset.
+            let refused = unsafe {
+                if self.ipv6 && bpf_l4_csum_replace(skb, at, 0, to, flags | IPV6) == 0 {
+                    0
+                } else {
+                    bpf_l4_csum_replace(skb, at, 0, to, flags)
+                }
+            };
+            if refused != 0 {
+                return None;
+            }
+        }
+        if delta.segment != 0 {
+            let to = u64::from(delta.segment);
+            // SAFETY: as above.
+            if unsafe { bpf_l4_csum_replace(skb, at, 0, to, flags) } != 0 {
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, keep: usize, insert: usize) -> Option<()> {
+        const BETWEEN_MAC_AND_IP: u32 = 1;
+        let skb = self.ctx.skb.skb;
+        // SAFETY: the context is the program's own; the helpers check the lengths.
+        unsafe {
+            if bpf_skb_change_tail(skb, keep as u32, 0) != 0 {
+                return None;
+            }
+            if bpf_skb_adjust_room(skb, insert as i32, BETWEEN_MAC_AND_IP, 0) != 0 {
+                return None;
+            }
+        }
+        self.len = self.ctx.len();
+        // Everything up to the new transport header is written directly.
+        self.ctx.pull_data(self.len).ok()
+    }
+}

@@ -1,0 +1,119 @@
+//! XDP: raw frames, and verdicts as XDP actions.
+
+use aya_ebpf::{
+    bindings::xdp_action::{self, XDP_DROP, XDP_PASS, XDP_TX},
+    helpers::bpf_redirect,
+    programs::XdpContext,
+};
+use bytemuck::{AnyBitPattern, NoUninit};
+use lb_common::{Hook, Reason};
+use lb_ebpf::{
+    Decision, Frame, Place, Verdict,
+    checksum::{Delta, corrected},
+    header, process,
+};
+
+use crate::{
+    count::count,
+    env::KernelEnv,
+    maps::{KernelTables, work4, work6},
+};
+
+/// Runs the library on a frame at the XDP hook.
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> xdp_action::Type {
+    let ifindex = ctx.ingress_ifindex() as u32;
+    let place = Place { hook: Hook::Xdp, ifindex };
+    let mut frame = XdpFrame { ctx };
+    let env = KernelEnv { ctx };
+    let decision = match frame.load::<u16>(header::ETH_TYPE).map(u16::from_be) {
+        Some(header::ETH_P_IP) => {
+            // SAFETY: borrowed once, here.
+            match unsafe { work4() } {
+                Some(work) => process(&mut frame, &KernelTables, &env, place, work),
+                None => Decision::pass(Reason::Inconsistent),
+            }
+        }
+        Some(header::ETH_P_IPV6) => decide6(&mut frame, place),
+        Some(_) => Decision::pass(Reason::NotIp),
+        None => Decision::pass(Reason::Truncated),
+    };
+    count(Hook::Xdp, decision.reason);
+    let to = decision.ifindex;
+    match decision.verdict {
+        Verdict::Redirect if to == ifindex => XDP_TX,
+        // SAFETY: the helper has no preconditions; an unknown device makes the kernel drop.
+        Verdict::Redirect => unsafe { bpf_redirect(to, 0) as xdp_action::Type },
+        // The library gives the last four to tc only.
+        Verdict::Pass
+        | Verdict::Stack
+        | Verdict::RedirectNeighbour
+        | Verdict::ToHost
+        | Verdict::Answer => XDP_PASS,
+        Verdict::Drop => XDP_DROP,
+    }
+}
+
+/// IPv6, in a function of its own: beside IPv4's its variables would not fit the stack.
+#[inline(never)]
+fn decide6(frame: &mut XdpFrame<'_>, place: Place) -> Decision {
+    let env = KernelEnv { ctx: frame.ctx };
+    // SAFETY: borrowed once, here.
+    match unsafe { work6() } {
+        Some(work) => process(frame, &KernelTables, &env, place, work),
+        None => Decision::pass(Reason::Inconsistent),
+    }
+}
+
+/// A frame before the kernel made a socket buffer of it. Its checksum is complete: where a sender's
+/// device would have finished it (a local veth with checksum offload), XDP is not attached.
+struct XdpFrame<'a> {
+    ctx: &'a XdpContext,
+}
+
+impl Frame for XdpFrame<'_> {
+    #[inline(always)]
+    fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
+        let from = self.ctx.data() + at;
+        if from + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes lie between data and data_end, checked just above; any bytes are a `T`.
+        Some(unsafe { *(from as *const T) })
+    }
+
+    #[inline(always)]
+    fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()> {
+        let to = self.ctx.data() + at;
+        if to + size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: as in `load`; the program alone writes to the frame while it runs.
+        unsafe { *(to as *mut T) = value };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn reaches(&self, len: usize) -> bool {
+        self.ctx.data() + len <= self.ctx.data_end()
+    }
+
+    #[inline(always)]
+    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()> {
+        let check: u16 = self.load(at)?;
+        if optional && check == 0 {
+            return Some(());
+        }
+        let mut check = corrected(check, delta.whole());
+        if optional && check == 0 {
+            check = 0xffff;
+        }
+        self.store(at, check)
+    }
+
+    /// Answers are tc's work.
+    #[inline(always)]
+    fn reshape(&mut self, _keep: usize, _insert: usize) -> Option<()> {
+        None
+    }
+}

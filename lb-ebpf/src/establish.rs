@@ -1,0 +1,212 @@
+//! Starting a flow: which translation its packets get, in both directions, and where.
+
+use lb_common::{Action, DeviceRole, FrontendKind, FrontendValue, Hook, NextHop, Reason};
+
+use crate::{
+    family::{Family, address_delta, opposite, port_delta},
+    packet::Work,
+    tables::{Env, FlowSlot, InsertError, Route, Tables},
+};
+
+/// Attempts to find a free source port. At nine of ten ports taken, 32 fresh draws fail for one
+/// flow in thirty; at three of four, for one in ten thousand.
+const PORT_ATTEMPTS: u32 = 32;
+
+/// Why no flow was started.
+pub(crate) enum Refusal {
+    /// For this reason.
+    Reason(Reason),
+    /// Another CPU started the same flow at the same time: its entry counts.
+    Raced,
+}
+
+/// Creates the pair of entries for the packet in `work`, there and in the map. `work.other` names the
+/// backend as destination. Returns the device to leave by when the neighbour is not known yet,
+/// else 0.
+#[inline(always)]
+pub(crate) fn establish<A, T, E>(
+    tables: &T,
+    env: &E,
+    frontend: &FrontendValue,
+    backend: u32,
+    way_back: NextHop,
+    work: &mut Work<A>,
+) -> Result<u32, Refusal>
+where
+    A: Family,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    let place = work.place;
+    let Work { packet, flow, reverse, other, .. } = &mut *work;
+    let tuple = &packet.tuple;
+    other.src = tuple.src;
+    other.sport = tuple.sport;
+    other.proto = tuple.proto;
+    other.pad = [0; 3];
+
+    flow.src = tuple.src;
+    flow.dst = other.dst;
+    flow.sport = tuple.sport;
+    flow.dport = other.dport;
+    flow.next_hop = NextHop::default();
+    flow.backend = backend;
+    flow.last_seen = env.now();
+    flow.seen = packet.shows();
+    flow.hooks = place.flow_hook().bit();
+    flow.reverse = 0;
+    flow.packets = 1;
+    flow.bytes = u64::from(packet.len);
+
+    reverse.src = tuple.dst;
+    reverse.dst = tuple.src;
+    reverse.sport = tuple.dport;
+    reverse.dport = tuple.sport;
+    reverse.next_hop = NextHop { ifindex: place.ifindex, ..way_back };
+    reverse.backend = backend;
+    reverse.last_seen = flow.last_seen;
+    reverse.seen = 0;
+    reverse.reverse = 1;
+    reverse.packets = 0;
+    reverse.bytes = 0;
+
+    let unresolved = lead(env, frontend, work).map_err(Refusal::Reason)?;
+    claim(tables, env, work)?;
+    match tables.insert_flow(&work.packet.tuple, &work.flow) {
+        Ok(()) => {
+            tables.count_backend(backend, 1, 1, u64::from(work.packet.len));
+            Ok(unresolved)
+        }
+        Err(error) => {
+            tables.remove_flow(&work.other);
+            Err(match error {
+                InsertError::Exists => Refusal::Raced,
+                InsertError::Full => Refusal::Reason(Reason::FlowTableFull),
+            })
+        }
+    }
+}
+
+/// Inserts the reverse entry, with the client's own source port where that is free and may be kept,
+/// else with one of ours: the reverse key must be unique, or two flows would get each other's
+/// replies.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "a port offset below `snat_count`")]
+fn claim<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Result<(), Refusal>
+where
+    A: Family,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    let Work { packet, flow, reverse, other, .. } = work;
+    let masquerade = flow.src != packet.tuple.src;
+    flow.write_other_key(packet.tuple.proto, other);
+    flow.address_delta = address_delta(&packet.tuple, &flow.src, &flow.dst);
+    reverse.address_delta = opposite(flow.address_delta);
+    let settings = env.settings();
+    let mut random = env.random();
+    let mut attempt = 0;
+    while attempt < PORT_ATTEMPTS {
+        if attempt == 0 && !masquerade {
+            // The client's own port. Its reverse key may be held by our own half of a pair that
+            // lost its forward half: nobody else needs that.
+            let ours = tables.flow(other).is_some_and(|slot| {
+                let held = slot.value();
+                held.dst == packet.tuple.src
+                    && held.dport == packet.tuple.sport
+                    && held.src == packet.tuple.dst
+                    && held.sport == packet.tuple.dport
+            });
+            if ours && tables.flow(&packet.tuple).is_none() {
+                tables.remove_flow(other);
+            }
+        } else {
+            // A fresh draw each time: neighbouring tries would cluster (the generator of Numerical
+            // Recipes; its high bits are what the scaling uses).
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let offset = (u64::from(random) * u64::from(settings.snat_count)) >> 32;
+            flow.sport = settings.snat_first.wrapping_add(offset as u16);
+            other.dport = flow.sport;
+        }
+        flow.port_delta = port_delta(&packet.tuple, [flow.sport, flow.dport]);
+        reverse.port_delta = opposite(flow.port_delta);
+        match tables.insert_flow(other, reverse) {
+            Ok(()) => return Ok(()),
+            Err(InsertError::Full) => return Err(Refusal::Reason(Reason::FlowTableFull)),
+            Err(InsertError::Exists) => {}
+        }
+        attempt += 1;
+    }
+    Err(Refusal::Reason(Reason::SnatPortsExhausted))
+}
+
+/// Decides how the flow in `work` is led, from who sends and where the backend is: actions, hooks,
+/// next hop, and whether the source address changes.
+#[inline(always)]
+fn lead<A, E>(env: &E, frontend: &FrontendValue, work: &mut Work<A>) -> Result<u32, Reason>
+where
+    A: Family,
+    E: Env<A>,
+{
+    let place = work.place;
+    let Work { packet, flow, reverse, other, .. } = work;
+    let route = env.route(place.ifindex, other);
+    let here = matches!(route, Route::Local);
+    let device = env.device(route.ifindex());
+
+    // Untouched source, and the stack goes on: right for most.
+    flow.action = Action::Stack as u8;
+    reverse.action = Action::Stack as u8;
+    match place.hook {
+        // A pod. Its address is kept, except where the backend must not see it: on the way to a
+        // node port (as kube-proxy masquerades) and to itself (it would answer past us).
+        Hook::PodIn | Hook::PodOut | Hook::Socket => {
+            let hairpin = flow.dst == packet.tuple.src;
+            let node_port = frontend.kind == FrontendKind::NodePort as u8;
+            if here || !(hairpin || node_port) {
+                reverse.hooks = Hook::PodOut.bit();
+                return Ok(0);
+            }
+            reverse.action = Action::Forward as u8;
+        }
+        // Outside. A backend on this node sees the client; another node's must answer through us.
+        Hook::ExternalIn | Hook::Xdp => {
+            if device.role != DeviceRole::External as u8 {
+                reverse.hooks = Hook::ExternalOut.bit();
+                return Ok(0);
+            }
+            reverse.action = Action::Forward as u8;
+        }
+        // The node itself, where no socket hook saw the call.
+        Hook::ExternalOut | Hook::LoopbackOut => {
+            if here {
+                flow.action = Action::ToHost as u8;
+                flow.next_hop.ifindex = LOOPBACK;
+                reverse.hooks = Hook::LoopbackOut.bit();
+                return Ok(0);
+            }
+            reverse.action = Action::ToHost as u8;
+        }
+    }
+    // Past the stack, with an address of the node, so that the reply comes back to us.
+    flow.action = Action::Forward as u8;
+    reverse.hooks = Hook::PodIn.bit() | Hook::ExternalIn.bit();
+    flow.src = A::snat_address(&device);
+    if flow.src == A::default() {
+        return Err(Reason::NoRoute);
+    }
+    match route {
+        Route::Via(hop) => {
+            flow.next_hop = hop;
+            Ok(0)
+        }
+        Route::Unresolved(ifindex) => {
+            flow.next_hop.ifindex = ifindex;
+            Ok(ifindex)
+        }
+        Route::Local | Route::None => Err(Reason::NoRoute),
+    }
+}
+
+/// Interface index of the loopback device, the same in every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;

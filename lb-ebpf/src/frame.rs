@@ -1,0 +1,31 @@
+//! The bytes of a packet, from the Ethernet header on.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+use crate::checksum::Delta;
+
+/// A packet that can be read and rewritten in place.
+///
+/// Offsets count from the first byte of the Ethernet header. Every access is checked against the
+/// packet's end; a failed access changes nothing.
+pub trait Frame {
+    /// The value at `at`, bytes in memory order; `None` when it does not lie wholly inside the part
+    /// of the packet that can be read directly.
+    fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T>;
+
+    /// Writes `value` at `at`; `None` when it does not lie wholly inside.
+    fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()>;
+
+    /// Whether the packet has at least `len` bytes, parts that cannot be read directly included.
+    fn reaches(&self, len: usize) -> bool;
+
+    /// Corrects the transport checksum at `at` for a change that was or will be made elsewhere.
+    ///
+    /// `optional` says that a checksum of zero means "none" (UDP over IPv4, RFC 768) and stays.
+    /// Implementations know whether the checksum is complete or left to the device to finish.
+    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()>;
+
+    /// Keeps the first `keep` bytes and then makes room for `insert` bytes behind the Ethernet
+    /// header.
+    fn reshape(&mut self, keep: usize, insert: usize) -> Option<()>;
+}

@@ -1,0 +1,38 @@
+//! Which Service a packet is for.
+
+use lb_common::{Address, FrontendKey, FrontendKind, FrontendValue, vip_bit};
+
+use crate::tables::Tables;
+
+/// What the address and port of a packet mean to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Found {
+    /// Nothing.
+    Nothing,
+    /// A frontend.
+    Frontend(FrontendValue),
+    /// The address of Services, none of which has this port.
+    UnknownPort,
+}
+
+/// Looks up an address, port (host order) and protocol.
+///
+/// An address without any frontend costs one array read; see [`lb_common::vip_bit`].
+#[inline(always)]
+pub(crate) fn find<A: Address, T: Tables<A>>(tables: &T, addr: &A, port: u16, proto: u8) -> Found {
+    let bit = vip_bit(addr);
+    if tables.vip_filter(bit.word) & bit.mask == 0 {
+        return Found::Nothing;
+    }
+    let mut key = FrontendKey::new(*addr, port, proto);
+    if let Some(value) = tables.frontend(&key) {
+        return Found::Frontend(value);
+    }
+    // The marker, in the same memory.
+    key.port = 0;
+    key.proto = 0;
+    match tables.frontend(&key) {
+        Some(marker) if marker.kind == FrontendKind::Marker as u8 => Found::UnknownPort,
+        _ => Found::Nothing,
+    }
+}

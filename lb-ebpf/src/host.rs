@@ -1,0 +1,233 @@
+//! Frames and tables in memory: the library on the host, for tests and tools.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    vec::Vec,
+};
+
+use bytemuck::{AnyBitPattern, NoUninit};
+use lb_common::{
+    Address, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey,
+    FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
+};
+
+use crate::{
+    checksum::{Delta, corrected},
+    frame::Frame,
+    header::ETH_LEN,
+    tables::{Env, FlowSlot, InsertError, Route, Tables},
+};
+
+/// A packet in memory, all of it readable, with a complete transport checksum.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct MemoryFrame {
+    /// The bytes from the Ethernet header on.
+    pub bytes: Vec<u8>,
+}
+
+impl Frame for MemoryFrame {
+    fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
+        let bytes = self.bytes.get(at..at.checked_add(size_of::<T>())?)?;
+        Some(bytemuck::pod_read_unaligned(bytes))
+    }
+
+    fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()> {
+        let bytes = self.bytes.get_mut(at..at.checked_add(size_of::<T>())?)?;
+        bytes.copy_from_slice(bytemuck::bytes_of(&value));
+        Some(())
+    }
+
+    fn reaches(&self, len: usize) -> bool {
+        self.bytes.len() >= len
+    }
+
+    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()> {
+        let check: u16 = self.load(at)?;
+        if optional && check == 0 {
+            return Some(());
+        }
+        let mut check = corrected(check, delta.whole());
+        if optional && check == 0 {
+            check = 0xffff;
+        }
+        self.store(at, check)
+    }
+
+    fn reshape(&mut self, keep: usize, insert: usize) -> Option<()> {
+        if keep > self.bytes.len() || keep < ETH_LEN {
+            return None;
+        }
+        self.bytes.truncate(keep);
+        drop(self.bytes.splice(ETH_LEN..ETH_LEN, std::iter::repeat_n(0, insert)));
+        Some(())
+    }
+}
+
+/// The maps of one family in memory.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryTables<A: Address> {
+    /// Flows.
+    pub flows: RefCell<HashMap<FlowKey<A>, Rc<Cell<FlowValue<A>>>>>,
+    /// Room for flow entries.
+    pub max_flows: usize,
+    /// VIP filter words that are not zero.
+    pub filter: HashMap<u32, u64>,
+    /// Frontends and markers.
+    pub frontends: HashMap<FrontendKey<A>, FrontendValue>,
+    /// Slots.
+    pub slots: Vec<u32>,
+    /// Backends by id.
+    pub backends: HashMap<u32, BackendValue<A>>,
+    /// Counters by backend id.
+    pub stats: RefCell<HashMap<u32, BackendStats>>,
+    /// Socket translations.
+    pub socks: RefCell<HashMap<SockKey<A>, SockValue<A>>>,
+}
+
+impl<A: Address> MemoryTables<A> {
+    /// Empty tables with room for `max_flows` flow entries.
+    pub fn new(max_flows: usize) -> Self {
+        Self { max_flows, ..Self::default() }
+    }
+
+    /// Adds a frontend and marks its address in the VIP filter.
+    pub fn add_frontend(&mut self, key: FrontendKey<A>, value: FrontendValue) {
+        let bit = lb_common::vip_bit(&key.addr);
+        *self.filter.entry(bit.word).or_default() |= bit.mask;
+        let _ = self.frontends.insert(key, value);
+    }
+}
+
+/// A flow entry that outlives its map entry, as the kernel's do until the program returns.
+#[derive(Clone)]
+pub struct MemoryFlow<A: Address>(Rc<Cell<FlowValue<A>>>);
+
+impl<A: Address> Tables<A> for MemoryTables<A> {
+    type Flow = MemoryFlow<A>;
+
+    fn flow(&self, key: &FlowKey<A>) -> Option<MemoryFlow<A>> {
+        self.flows.borrow().get(key).cloned().map(MemoryFlow)
+    }
+
+    fn insert_flow(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), InsertError> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.contains_key(key) {
+            return Err(InsertError::Exists);
+        }
+        if flows.len() >= self.max_flows {
+            return Err(InsertError::Full);
+        }
+        drop(flows.insert(*key, Rc::new(Cell::new(*value))));
+        Ok(())
+    }
+
+    fn remove_flow(&self, key: &FlowKey<A>) {
+        drop(self.flows.borrow_mut().remove(key));
+    }
+
+    fn vip_filter(&self, word: u32) -> u64 {
+        self.filter.get(&word).copied().unwrap_or(0)
+    }
+
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<FrontendValue> {
+        self.frontends.get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<BackendValue<A>> {
+        self.backends.get(&id).copied()
+    }
+
+    fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
+        let mut stats = self.stats.borrow_mut();
+        let stats = stats.entry(id).or_default();
+        stats.flows += flows;
+        stats.packets += packets;
+        stats.bytes += bytes;
+    }
+
+    fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>> {
+        self.socks.borrow().get(key).copied()
+    }
+
+    fn put_sock(&self, key: &SockKey<A>, value: &SockValue<A>) {
+        let _ = self.socks.borrow_mut().insert(*key, *value);
+    }
+}
+
+impl<A: Address> FlowSlot<A> for MemoryFlow<A> {
+    fn value(&self) -> FlowValue<A> {
+        self.0.get()
+    }
+
+    fn touch(&self, seen: u8, last_seen: u32, bytes: u64) {
+        let mut value = self.0.get();
+        value.seen = seen;
+        if value.last_seen >> 8 != last_seen >> 8 {
+            value.last_seen = last_seen;
+        }
+        value.packets = value.packets.wrapping_add(1);
+        value.bytes = value.bytes.wrapping_add(bytes);
+        self.0.set(value);
+    }
+
+    fn set_next_hop(&self, next_hop: NextHop) {
+        self.0.set(FlowValue { next_hop, ..self.0.get() });
+    }
+}
+
+/// A node in memory: everything that is not in a map or the packet.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryEnv<A: Address> {
+    /// Jiffies.
+    pub now: Cell<u32>,
+    /// What the next draws give; the last repeats, mixed.
+    pub random: Cell<u32>,
+    /// Constants.
+    pub settings: Settings,
+    /// Generation of next hops.
+    pub generation: u32,
+    /// Routes by destination address; others have none.
+    pub routes: HashMap<A, Route>,
+    /// Devices.
+    pub devices: HashMap<u32, DeviceValue>,
+    /// Everything that was observed, in order.
+    pub observed: RefCell<Vec<(Hook, FlowKey<A>, Reason, Option<FlowKey<A>>)>>,
+}
+
+impl<A: Address> Env<A> for MemoryEnv<A> {
+    fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    fn random(&self) -> u32 {
+        let drawn = self.random.get();
+        self.random.set(drawn.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15));
+        drawn
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn route(&self, _ifindex: u32, tuple: &FlowKey<A>) -> Route {
+        self.routes.get(&tuple.dst).copied().unwrap_or(Route::None)
+    }
+
+    fn device(&self, ifindex: u32) -> DeviceValue {
+        self.devices.get(&ifindex).copied().unwrap_or_default()
+    }
+
+    fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, to: Option<&FlowKey<A>>) {
+        self.observed.borrow_mut().push((hook, *tuple, reason, to.copied()));
+    }
+}

@@ -1,0 +1,110 @@
+//! A parsed packet.
+
+use lb_common::{Address, FlowKey, FlowValue, Hook, Seen, proto};
+
+use crate::header::tcp_flags;
+
+/// Where a packet is seen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+pub struct Place {
+    /// The device.
+    pub ifindex: u32,
+    /// The hook.
+    pub hook: Hook,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { ifindex: 0, hook: Hook::PodIn }
+    }
+}
+
+impl Place {
+    /// The hook by the name that flow entries give it: XDP and tc serve the same flows.
+    #[inline(always)]
+    pub(crate) const fn flow_hook(&self) -> Hook {
+        match self.hook {
+            Hook::Xdp => Hook::ExternalIn,
+            Hook::PodIn
+            | Hook::PodOut
+            | Hook::ExternalIn
+            | Hook::ExternalOut
+            | Hook::LoopbackOut
+            | Hook::Socket => self.hook,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is_xdp(&self) -> bool {
+        matches!(self.hook, Hook::Xdp)
+    }
+}
+
+/// Memory for one run of the pipeline, reused from packet to packet: nothing in it outlives one.
+///
+/// It is a parameter because the kernel's stack (512 bytes) is too small for it with IPv6.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Work<A> {
+    /// Where the packet is seen.
+    pub place: Place,
+    /// The packet.
+    pub packet: Packet<A>,
+    /// Its flow entry, or the forward entry that is being made.
+    pub flow: FlowValue<A>,
+    /// The reverse entry that is being made.
+    pub reverse: FlowValue<A>,
+    /// The key of the other entry of the pair.
+    pub other: FlowKey<A>,
+}
+
+/// What the datapath needs to know of a packet; the rest stays in the frame.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Packet<A> {
+    /// Addresses, ports and protocol.
+    pub tuple: FlowKey<A>,
+    /// Control bits of TCP; 0 for other protocols.
+    pub tcp_flags: u8,
+    /// Time to live or hop limit.
+    pub hop_limit: u8,
+    /// Length in bytes, from the IP header on.
+    pub len: u32,
+}
+
+impl<A: Address> Packet<A> {
+    /// Whether this asks for a new TCP connection.
+    #[inline(always)]
+    pub const fn is_syn(&self) -> bool {
+        self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    }
+
+    /// Whether this is TCP.
+    #[inline(always)]
+    pub const fn is_tcp(&self) -> bool {
+        self.tuple.proto == proto::TCP
+    }
+
+    /// Whether this is a TCP reset.
+    #[inline(always)]
+    pub const fn is_reset(&self) -> bool {
+        self.tcp_flags & tcp_flags::RST != 0
+    }
+
+    /// What this packet shows of its direction, in the bits of [`Seen`].
+    #[inline(always)]
+    pub const fn shows(&self) -> u8 {
+        let mut seen = Seen::PACKET;
+        if self.tcp_flags & tcp_flags::FIN != 0 {
+            seen |= Seen::FIN;
+        }
+        if self.tcp_flags & tcp_flags::RST != 0 {
+            seen |= Seen::RST;
+        }
+        if self.tcp_flags & (tcp_flags::SYN | tcp_flags::FIN | tcp_flags::RST) == 0 {
+            seen |= Seen::ACK;
+        }
+        seen
+    }
+}

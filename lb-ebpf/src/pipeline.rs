@@ -1,0 +1,266 @@
+//! The way of one packet through the datapath, stage by stage.
+
+use lb_common::{Action, Class, FrontendKind, FrontendValue, Hook, NextHop, Reason};
+
+use crate::{
+    establish::{Refusal, establish},
+    family::parse,
+    frame::Frame,
+    frontend::{Found, find},
+    packet::{Packet, Place, Work},
+    refuse::{self, Answer},
+    rewrite,
+    select::choose,
+    tables::{Env, FlowSlot, Route, Tables},
+    track,
+    verdict::{Decision, Verdict},
+};
+
+/// Decides about one packet of family `A` and rewrites it accordingly.
+///
+/// The frame is changed only when the verdict is not [`Verdict::Pass`].
+#[inline(always)]
+pub fn process<A, F, T, E>(
+    frame: &mut F,
+    tables: &T,
+    env: &E,
+    place: Place,
+    work: &mut Work<A>,
+) -> Decision
+where
+    A: Answer,
+    F: Frame,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    work.place = place;
+    if let Err(reason) = parse::<A, F>(frame, &mut work.packet) {
+        return Decision::pass(reason);
+    }
+    let step = match known(tables, env, place, work) {
+        Some(step) => step,
+        None => unknown(frame, tables, env, work),
+    };
+    // One place each where a packet is rewritten, whatever led there: inlined code is stack.
+    let decision = match step.next {
+        Next::Pass => Decision::pass(step.reason),
+        Next::Drop => Decision::drop(step.reason),
+        Next::Apply => apply(frame, work, step.reason),
+        Next::Refuse => refused(frame, place.is_xdp(), &work.packet, step.reason),
+    };
+    let edited = matches!(decision.reason.class(), Class::Translate);
+    let to = work.flow.translated(work.packet.tuple.proto);
+    let to = if edited { Some(&to) } else { None };
+    env.observe(place.hook, &work.packet.tuple, decision.reason, to);
+    decision
+}
+
+/// What a stage comes to.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Step {
+    next: Next,
+    reason: Reason,
+}
+
+/// What remains to be done with the packet.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Next {
+    /// Leave it and let it go on.
+    Pass,
+    /// Discard it.
+    Drop,
+    /// Rewrite it as its flow entry says.
+    Apply,
+    /// Answer it.
+    Refuse,
+}
+
+impl Step {
+    #[inline(always)]
+    const fn new(next: Next, reason: Reason) -> Self {
+        Self { next, reason }
+    }
+
+    #[inline(always)]
+    const fn pass(reason: Reason) -> Self {
+        Self::new(Next::Pass, reason)
+    }
+
+    #[inline(always)]
+    const fn drop(reason: Reason) -> Self {
+        Self::new(Next::Drop, reason)
+    }
+}
+
+/// A packet of an existing flow; `None` when there is none, or none that goes on.
+#[inline(always)]
+fn known<A, T, E>(tables: &T, env: &E, place: Place, work: &mut Work<A>) -> Option<Step>
+where
+    A: Answer,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    let slot = tables.flow(&work.packet.tuple)?;
+    work.flow = slot.value();
+    if !work.flow.applies_at(place.flow_hook()) {
+        return Some(Step::pass(Reason::OtherHook));
+    }
+    let now = env.now();
+    if work.flow.reverse == 0 && track::starts_afresh(tables, env, work, now) {
+        track::remove_pair(tables, work);
+        return None;
+    }
+    let Work { packet, flow, other, .. } = work;
+    if flow.action == FORWARD {
+        if flow.next_hop.generation != env.generation() {
+            if place.is_xdp() {
+                return Some(Step::pass(Reason::LeftToTc));
+            }
+            other.src = flow.src;
+            other.dst = flow.dst;
+            other.sport = flow.sport;
+            other.dport = flow.dport;
+            other.proto = packet.tuple.proto;
+            other.pad = [0; 3];
+            // The kernel sends this one, which also makes it probe a neighbour that we would
+            // otherwise use unseen for ever; the next ones use what it finds.
+            match env.route(place.ifindex, other) {
+                Route::Via(hop) => {
+                    slot.set_next_hop(hop);
+                    flow.next_hop = NextHop { generation: 0, ..hop };
+                }
+                Route::Unresolved(ifindex) => {
+                    flow.next_hop = NextHop { ifindex, ..NextHop::default() };
+                }
+                Route::Local | Route::None => return Some(Step::drop(Reason::NoRoute)),
+            }
+        }
+        if packet.hop_limit <= 1 {
+            return Some(Step::drop(Reason::HopLimit));
+        }
+    } else if place.is_xdp() {
+        return Some(Step::pass(Reason::LeftToTc));
+    }
+    slot.touch(flow.seen | packet.shows(), now, u64::from(packet.len));
+    tables.count_backend(flow.backend, 0, 1, u64::from(packet.len));
+    let reason = if flow.reverse == 0 { Reason::Forward } else { Reason::Reply };
+    Some(Step::new(Next::Apply, reason))
+}
+
+const FORWARD: u8 = Action::Forward as u8;
+const TO_HOST: u8 = Action::ToHost as u8;
+
+/// Applies the flow entry in `work` to its packet. A forwarded packet whose next hop has no generation
+/// leaves it to the kernel to find the neighbour.
+#[inline(always)]
+fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> Decision {
+    let flow = &work.flow;
+    // Where we forward past the stack, we are the router.
+    let hops = u8::from(flow.action == FORWARD);
+    if rewrite::translate(frame, flow, work.packet.tuple.proto, hops).is_none() {
+        return Decision::drop(Reason::RewriteFailed);
+    }
+    let verdict = match flow.action {
+        FORWARD if flow.next_hop.generation == 0 => Verdict::RedirectNeighbour,
+        FORWARD => {
+            if rewrite::address(frame, &flow.next_hop).is_none() {
+                return Decision::drop(Reason::RewriteFailed);
+            }
+            Verdict::Redirect
+        }
+        TO_HOST => Verdict::ToHost,
+        _ => Verdict::Stack,
+    };
+    Decision { ifindex: flow.next_hop.ifindex, verdict, reason }
+}
+
+/// A packet of no flow: perhaps the first of one.
+#[inline(never)]
+fn unknown<A, F, T, E>(frame: &F, tables: &T, env: &E, work: &mut Work<A>) -> Step
+where
+    A: Answer,
+    F: Frame,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    let place = work.place;
+    // What is sent to a pod was decided where it came from.
+    if matches!(place.hook, Hook::PodOut) {
+        return Step::pass(Reason::NotService);
+    }
+    let packet = &work.packet;
+    let tuple = &packet.tuple;
+    let frontend = match find(tables, &tuple.dst, tuple.dport, tuple.proto) {
+        Found::Nothing => return Step::pass(Reason::NotService),
+        Found::UnknownPort => return Step::new(Next::Refuse, Reason::UnknownPort),
+        Found::Frontend(frontend) => frontend,
+    };
+    if packet.is_tcp() && !packet.is_syn() {
+        return stray(place, &frontend);
+    }
+    if frontend.len == 0 {
+        return Step::new(Next::Refuse, Reason::NoBackend);
+    }
+    let Some(backend) = choose(tables, &frontend, env.random(), &mut work.other) else {
+        return Step::drop(Reason::Inconsistent);
+    };
+    let Some(way_back) = rewrite::way_back(frame, place.ifindex, env.generation()) else {
+        return Step::pass(Reason::Truncated);
+    };
+    let unresolved = match establish(tables, env, &frontend, backend, way_back, work) {
+        Ok(unresolved) => unresolved,
+        Err(Refusal::Reason(reason)) => return Step::drop(reason),
+        Err(Refusal::Raced) => {
+            // The entry that won is as good as ours.
+            let Some(slot) = tables.flow(&work.packet.tuple) else {
+                return Step::drop(Reason::Inconsistent);
+            };
+            work.flow = slot.value();
+            0
+        }
+    };
+    let forward = work.flow.action == FORWARD;
+    if place.is_xdp() && (!forward || unresolved != 0) {
+        // The flow exists now: tc finds it and does what XDP cannot.
+        return Step::pass(Reason::LeftToTc);
+    }
+    if forward && work.packet.hop_limit <= 1 {
+        return Step::drop(Reason::HopLimit);
+    }
+    Step::new(Next::Apply, Reason::NewFlow)
+}
+
+/// A TCP packet that belongs to no flow and starts none.
+///
+/// On its way in it may belong to the node itself, or to a connection that another Service proxy
+/// translates, so it passes; what would leave the node for a Service's address is answered.
+#[inline(always)]
+fn stray(place: Place, frontend: &FrontendValue) -> Step {
+    let leaving = matches!(place.hook, Hook::ExternalOut | Hook::LoopbackOut);
+    if leaving && frontend.kind == FrontendKind::ClusterIp as u8 {
+        return Step::new(Next::Refuse, Reason::StrayPacket);
+    }
+    Step::pass(Reason::NoFlow)
+}
+
+/// Answers a packet that cannot be served.
+#[inline(never)]
+fn refused<A: Answer, F: Frame>(
+    frame: &mut F,
+    xdp: bool,
+    packet: &Packet<A>,
+    reason: Reason,
+) -> Decision {
+    if xdp {
+        return Decision::pass(Reason::LeftToTc);
+    }
+    if packet.is_reset() {
+        return Decision::drop(Reason::StrayReset);
+    }
+    match refuse::answer(frame, packet) {
+        Some(()) => Decision::new(Verdict::Answer, reason),
+        None => Decision::drop(Reason::RefuseFailed),
+    }
+}

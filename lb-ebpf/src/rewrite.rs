@@ -1,0 +1,54 @@
+//! Applying a translation to the bytes of a packet.
+
+use lb_common::{FlowValue, NextHop, proto};
+
+use crate::{
+    checksum::Delta,
+    family::Family,
+    frame::Frame,
+    header::{EthAddresses, Ports, TCP_CHECK, UDP_CHECK},
+};
+
+/// Rewrites the addresses and ports of a packet as its flow entry says and corrects every checksum;
+/// lowers the hop limit by `hops`.
+///
+/// The caller has parsed the packet, so headers are known to be there; `None` only when the kernel
+/// refuses a write, and then the packet may be half rewritten and must be dropped.
+#[inline(always)]
+pub(crate) fn translate<A: Family, F: Frame>(
+    frame: &mut F,
+    flow: &FlowValue<A>,
+    protocol: u8,
+    hops: u8,
+) -> Option<()> {
+    A::rewrite_ip(frame, &flow.src, &flow.dst, flow.address_delta, hops)?;
+    frame.store(A::TRANSPORT, Ports { sport: flow.sport.to_be(), dport: flow.dport.to_be() })?;
+    let delta = Delta { pseudo: flow.address_delta, segment: flow.port_delta };
+    if protocol == proto::UDP {
+        frame.correct_checksum(A::TRANSPORT + UDP_CHECK, delta, A::UDP_CHECKSUM_OPTIONAL)
+    } else {
+        frame.correct_checksum(A::TRANSPORT + TCP_CHECK, delta, false)
+    }
+}
+
+/// Writes the Ethernet addresses of a next hop.
+#[inline(always)]
+pub(crate) fn address<F: Frame>(frame: &mut F, hop: &NextHop) -> Option<()> {
+    let words = bytemuck::cast([hop.dmac, hop.smac]);
+    frame.store(0, EthAddresses { words })
+}
+
+/// The next hop that answers the sender of this frame: its Ethernet addresses turned round.
+#[inline(always)]
+pub(crate) fn way_back<F: Frame>(frame: &F, ifindex: u32, generation: u32) -> Option<NextHop> {
+    let eth: EthAddresses = frame.load(0)?;
+    let [dst, src] = bytemuck::cast(eth.words);
+    Some(NextHop { ifindex, generation, dmac: src, smac: dst })
+}
+
+/// Swaps the Ethernet addresses of a frame.
+#[inline(always)]
+pub(crate) fn turn_round<F: Frame>(frame: &mut F) -> Option<()> {
+    let hop = way_back(frame, 0, 0)?;
+    address(frame, &hop)
+}

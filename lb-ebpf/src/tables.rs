@@ -1,0 +1,118 @@
+//! What a decision may ask and change: the maps, and the node around them.
+
+use lb_common::{
+    Address, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey, FrontendValue, Hook,
+    NextHop, Reason, Settings, SockKey, SockValue,
+};
+
+/// The maps, as far as one address family needs them.
+///
+/// Nothing here can fail except for want of an entry or of room, so a decision has no error path
+/// besides its reasons.
+pub trait Tables<A: Address> {
+    /// A flow entry that was found, to be read and touched in place.
+    type Flow: FlowSlot<A>;
+
+    /// The flow of packets with this key.
+    fn flow(&self, key: &FlowKey<A>) -> Option<Self::Flow>;
+
+    /// Adds a flow, never replacing one.
+    ///
+    /// # Errors
+    /// [`InsertError::Exists`] when the key is taken, [`InsertError::Full`] when the map is full.
+    fn insert_flow(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), InsertError>;
+
+    /// Removes a flow, if it exists.
+    fn remove_flow(&self, key: &FlowKey<A>);
+
+    /// A word of the VIP filter.
+    fn vip_filter(&self, word: u32) -> u64;
+
+    /// A frontend, or a VIP marker.
+    fn frontend(&self, key: &FrontendKey<A>) -> Option<FrontendValue>;
+
+    /// The backend id in a slot.
+    fn slot(&self, index: u32) -> Option<u32>;
+
+    /// A backend.
+    fn backend(&self, id: u32) -> Option<BackendValue<A>>;
+
+    /// Adds to the counters of a backend; `bytes` from the IP header on.
+    fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64);
+
+    /// The translation of a socket.
+    fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>>;
+
+    /// Stores the translation of a socket, replacing an older one; the map makes room by itself.
+    fn put_sock(&self, key: &SockKey<A>, value: &SockValue<A>);
+}
+
+/// One flow entry in place.
+pub trait FlowSlot<A: Address> {
+    /// The entry as it is now.
+    fn value(&self) -> FlowValue<A>;
+
+    /// Accounts one packet of `bytes` and stores what it showed.
+    fn touch(&self, seen: u8, last_seen: u32, bytes: u64);
+
+    /// Replaces the cached next hop.
+    fn set_next_hop(&self, next_hop: NextHop);
+}
+
+/// Why a flow was not added.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum InsertError {
+    /// The key is taken.
+    Exists,
+    /// The map has no room.
+    Full,
+}
+
+/// The node around the packet.
+pub trait Env<A: Address> {
+    /// Low 32 bits of the kernel's jiffies.
+    fn now(&self) -> u32;
+
+    /// A random number.
+    fn random(&self) -> u32;
+
+    /// The constants that the agent set.
+    fn settings(&self) -> Settings;
+
+    /// The current generation of next hops; never 0.
+    fn generation(&self) -> u32;
+
+    /// The way to `tuple.dst` for a packet that is seen on device `ifindex`.
+    fn route(&self, ifindex: u32, tuple: &FlowKey<A>) -> Route;
+
+    /// What is known of a device; all zero for one that is not known.
+    fn device(&self, ifindex: u32) -> DeviceValue;
+
+    /// Told once for each packet that had a tuple: what became of it.
+    fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, to: Option<&FlowKey<A>>);
+}
+
+/// Where the node would send a packet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Route {
+    /// To itself.
+    Local,
+    /// By this device to this neighbour.
+    Via(NextHop),
+    /// By this device; the neighbour is not known yet.
+    Unresolved(u32),
+    /// Nowhere.
+    None,
+}
+
+impl Route {
+    /// The device, or 0 when there is none.
+    #[inline(always)]
+    pub const fn ifindex(&self) -> u32 {
+        match self {
+            Self::Via(hop) => hop.ifindex,
+            Self::Unresolved(ifindex) => *ifindex,
+            Self::Local | Self::None => 0,
+        }
+    }
+}
