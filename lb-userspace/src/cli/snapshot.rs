@@ -100,13 +100,13 @@ pub struct Sock {
 }
 
 impl Flow {
-    /// The entry as it lies in the flow maps of either family.
-    pub fn new<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>) -> Self {
+    /// The entry as it lies in the flow maps of either family; `service` is its backend's.
+    pub fn new<A: Address>(key: &FlowKey<A>, value: &FlowValue<A>, service: ServiceId) -> Self {
         Self {
             key: Tuple::new(key),
             translated: Tuple::new(&value.translated(key.proto)),
             backend: BackendId(value.backend),
-            service: ServiceId(value.service),
+            service,
             last_seen: value.last_seen,
             seen: value.seen,
             hooks: value.hooks,
