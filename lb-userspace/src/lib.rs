@@ -9,6 +9,7 @@ pub mod config;
 pub mod datapath;
 pub mod devices;
 pub mod maps;
+pub mod model;
 pub mod nodeport;
 pub mod plan;
 pub mod status;

@@ -4,14 +4,20 @@
 //! mirrors what the kernel accepted and nothing else.
 
 pub mod bpf;
+mod dump;
 pub mod family;
+mod faulty;
 pub mod kernel;
+mod memory;
 pub mod reader;
 pub mod table;
 
 use std::{collections::BTreeMap, io};
 
+pub use dump::Dump;
+pub use faulty::{Fault, FaultyMaps};
 use lb_common::{FrontendValue, ServiceInfo};
+pub use memory::{MemoryMaps, map_of};
 
 use crate::plan::{Backend, BackendId, Frontend, Op, ServiceId};
 

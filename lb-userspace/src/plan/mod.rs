@@ -1,5 +1,48 @@
-//! What is to be written into the maps, in which order.
+//! The plan: what is to be written into the maps, in which order.
+//!
+//! Invariant: no prefix of a plan leaves an entry that refers to something missing, and each
+//! frontend leads to its old or its new backends. Planning does no I/O and reads no clock.
 
+mod actual;
+mod adopt;
+mod build;
+mod draft;
+mod ids;
+mod limits;
 mod op;
+mod planner;
+mod ranges;
+mod stages;
+#[cfg(test)]
+mod tests;
+mod vips;
 
-pub use op::{Backend, BackendId, Frontend, Op, ProtoName, ServiceId};
+use std::time::Instant;
+
+pub use limits::Limits;
+pub(crate) use op::ServiceName;
+pub use op::{Backend, BackendId, Frontend, Op, ServiceId};
+pub use planner::{NodeAddresses, Plan, Planner};
+
+pub use crate::model::ProtoName;
+use crate::{
+    maps::Contents,
+    model::{Desired, ObjectName},
+};
+
+/// The ops that turn maps with `contents` into what is desired for `services`, and remove everything
+/// else.
+pub fn plan(
+    desired: &impl Desired,
+    services: impl IntoIterator<Item = ObjectName>,
+    node: NodeAddresses,
+    contents: &Contents,
+    limits: Limits,
+    now: Instant,
+) -> Vec<Op> {
+    let mut planner = Planner::adopt(contents, limits, now);
+    planner.set_node(node);
+    planner.mark(services);
+    planner.prune();
+    planner.plan(desired, now).ops
+}

@@ -5,9 +5,9 @@
 
 use std::{fmt, net::IpAddr};
 
-use lb_common::{
-    BackendState, Family, FrontendKey, FrontendKind, FrontendValue, ServiceInfo, proto,
-};
+use lb_common::{BackendState, Family, FrontendKey, FrontendKind, FrontendValue, ServiceInfo};
+
+use crate::model::{ProtoName, family};
 
 /// One write to one map.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -79,6 +79,13 @@ impl Frontend {
     pub const fn family(&self) -> Family {
         family(self.addr)
     }
+
+    pub(crate) const fn family_index(&self) -> usize {
+        match self.addr {
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(_) => 1,
+        }
+    }
 }
 
 impl<A: lb_common::Address> From<FrontendKey<A>> for Frontend {
@@ -106,13 +113,6 @@ impl Backend {
     /// The family, hence the map.
     pub const fn family(&self) -> Family {
         family(self.addr)
-    }
-}
-
-pub(crate) const fn family(addr: IpAddr) -> Family {
-    match addr {
-        IpAddr::V4(_) => Family::V4,
-        IpAddr::V6(_) => Family::V6,
     }
 }
 
@@ -167,21 +167,6 @@ fn endpoint(f: &mut fmt::Formatter<'_>, addr: IpAddr, port: u16, proto: u8) -> f
     write!(f, "{}/{}", std::net::SocketAddr::new(addr, port), ProtoName(proto))
 }
 
-/// A protocol number that prints as its name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct ProtoName(pub u8);
-
-impl fmt::Display for ProtoName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            proto::TCP => f.write_str("TCP"),
-            proto::UDP => f.write_str("UDP"),
-            proto::SCTP => f.write_str("SCTP"),
-            other => write!(f, "protocol-{other}"),
-        }
-    }
-}
-
 /// A service that prints as `namespace/name:port-name TCP IPv4`.
 pub(crate) struct ServiceName<'a>(pub(crate) &'a ServiceInfo);
 
@@ -226,6 +211,8 @@ impl fmt::Display for Range {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::proto;
+
     use super::*;
 
     #[test]

@@ -1,0 +1,330 @@
+//! Builds the ops of one plan.
+//!
+//! Invariant: nothing here changes what is known of the maps; ids and ranges are taken from the
+//! allocators and noted, so that what is not written in the end is given back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
+
+use lb_common::{BackendState, FrontendValue, ServiceInfo};
+
+use super::{
+    NodeAddresses,
+    actual::{Actual, AddressUse, is_vip},
+    draft::Draft,
+    limits::{Full, Limits},
+    op::{Backend, BackendId, Frontend, Op, ServiceId},
+    stages::Stages,
+};
+use crate::model::ObjectName;
+
+/// What a plan took from the allocators.
+#[derive(Debug, Default)]
+pub(super) struct Reserved {
+    pub(super) services: Vec<ServiceId>,
+    pub(super) backends: Vec<BackendId>,
+    pub(super) ranges: Vec<(u32, u32)>,
+}
+
+/// A plan being built.
+pub(super) struct Build<'a> {
+    pub(super) actual: &'a mut Actual,
+    pub(super) node: &'a NodeAddresses,
+    pub(super) limits: &'a Limits,
+    pub(super) stages: Stages,
+    pub(super) reserved: Reserved,
+    pub(super) unfit: BTreeMap<ObjectName, Full>,
+    /// How the plan changes the use of addresses: (frontends, VIPs).
+    pub(super) changes: HashMap<IpAddr, (i64, i64)>,
+    /// Number of frontends and markers after the puts.
+    counts: [u32; 2],
+    /// Existing ids that a draft goes on with.
+    kept: HashSet<ServiceId>,
+    /// Backends that go on, or start again, serving.
+    serving: HashSet<BackendId>,
+    freed: HashSet<BackendId>,
+}
+
+impl<'a> Build<'a> {
+    pub(super) fn new(actual: &'a mut Actual, node: &'a NodeAddresses, limits: &'a Limits) -> Self {
+        let counts = actual.frontend_counts;
+        Self {
+            actual,
+            node,
+            limits,
+            stages: Stages::default(),
+            reserved: Reserved::default(),
+            unfit: BTreeMap::new(),
+            changes: HashMap::new(),
+            counts,
+            kept: HashSet::new(),
+            serving: HashSet::new(),
+            freed: HashSet::new(),
+        }
+    }
+
+    /// Writes the drafts; takes out of `wanted` what does not fit.
+    pub(super) fn write(&mut self, drafts: &[Draft], wanted: &mut HashSet<Frontend>) {
+        for draft in drafts {
+            let (ObjectName { namespace, name }, port) = (&draft.name, &draft.port);
+            let info = ServiceInfo::new(namespace, name, &port.name, port.proto, port.family);
+            // Names that are too long never pass the conversion.
+            if let Some(info) = info {
+                self.write_one(draft, info, wanted);
+            }
+        }
+    }
+
+    fn write_one(&mut self, draft: &Draft, info: ServiceInfo, wanted: &mut HashSet<Frontend>) {
+        let known = self.actual.objects.get(&draft.name).and_then(|ids| {
+            let same =
+                |id: &&ServiceId| self.actual.services.get(id).is_some_and(|e| e.info == info);
+            ids.iter().find(same).copied()
+        });
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let Some(id) = self.actual.service_ids.take().map(ServiceId) else {
+                    self.does_not_fit(draft, Full::Services);
+                    give_up(draft, wanted);
+                    return;
+                };
+                self.reserved.services.push(id);
+                id
+            }
+        };
+        let _new = self.kept.insert(id);
+        let backends = self.merge_backends(draft, id);
+        let Some((base, len)) = self.place(id, &backends.selectable) else {
+            // What was there stays as it is, and nothing new begins.
+            self.does_not_fit(draft, Full::Slots);
+            give_up(draft, wanted);
+            if let Some(entry) = self.actual.services.get(&id) {
+                wanted.extend(&entry.frontends);
+            }
+            return;
+        };
+        if known.is_none() {
+            self.stages.services.push(Op::PutService(id, info));
+        }
+        self.stages.serving.extend(backends.put);
+        self.stages.gone.extend(backends.gone);
+        for (frontend, kind) in &draft.frontends {
+            let value = FrontendValue { service: id.0, base, len, kind: *kind as u8, pad: [0; 3] };
+            if !self.put_frontend(*frontend, value) {
+                self.does_not_fit(draft, Full::of_frontend(frontend));
+                let _wanted = wanted.remove(frontend);
+            }
+        }
+    }
+
+    /// Brings the backends of a service to what the draft wants.
+    fn merge_backends(&mut self, draft: &Draft, service: ServiceId) -> Merged {
+        let mut merged = Merged::default();
+        let entry = self.actual.services.get(&service);
+        let mut known = entry.map_or(&[][..], |entry| &entry.backends).iter().copied().peekable();
+        let backends = &self.actual.backends;
+        let leave = |id: BackendId, merged: &mut Merged| {
+            if let Some(backend) = backends[id.0 as usize]
+                && backend.state == BackendState::Serving
+            {
+                let gone = Backend { state: BackendState::Gone, ..backend };
+                merged.gone.push(Op::PutBackend(id, gone));
+            }
+        };
+        for want in &draft.port.backends {
+            let wanted = Some((want.addr, want.port));
+            let spot = |id: BackendId| backends[id.0 as usize].map(|b| (b.addr, b.port));
+            while let Some(id) = known.next_if(|id| spot(*id) < wanted) {
+                leave(id, &mut merged);
+            }
+            let reuse = known.next_if(|id| spot(*id) == wanted);
+            // Of several with the same address and port, which only damage can cause, one stays.
+            while let Some(id) = known.next_if(|id| spot(*id) == wanted) {
+                leave(id, &mut merged);
+            }
+            let id = match reuse {
+                Some(id) => id,
+                None => match self.actual.backend_ids.take().map(BackendId) {
+                    Some(id) => {
+                        self.reserved.backends.push(id);
+                        id
+                    }
+                    None => {
+                        let _before = self.unfit.insert(draft.name.clone(), Full::Backends);
+                        continue;
+                    }
+                },
+            };
+            let backend = Backend {
+                addr: want.addr,
+                port: want.port,
+                proto: draft.port.proto,
+                state: BackendState::Serving,
+                service,
+            };
+            if backends.get(id.0 as usize) != Some(&Some(backend)) {
+                merged.put.push(Op::PutBackend(id, backend));
+            }
+            let _new = self.serving.insert(id);
+            if want.selectable {
+                merged.selectable.push(id);
+            }
+        }
+        for id in known {
+            leave(id, &mut merged);
+        }
+        merged
+    }
+
+    /// Finds or writes a range of slots with these backends.
+    fn place(&mut self, service: ServiceId, backends: &[BackendId]) -> Option<(u32, u32)> {
+        let Ok(len) = u32::try_from(backends.len()) else { return None };
+        if len == 0 {
+            return Some((0, 0));
+        }
+        let actual = &mut *self.actual;
+        if let Some(entry) = actual.services.get(&service) {
+            let trusted = entry.frontends.iter().filter(|f| !actual.suspects.contains(f));
+            for value in trusted.filter_map(|frontend| actual.frontends.get(frontend)) {
+                let slots = actual.slots.get(value.base as usize..).unwrap_or_default();
+                let slots = slots.get(..value.len as usize).unwrap_or_default();
+                if slots.iter().eq(backends.iter().map(|id| &id.0)) {
+                    return Some((value.base, len));
+                }
+            }
+        }
+        let base = actual.free_slots.take(len)?;
+        self.reserved.ranges.push((base, len));
+        self.stages.slots.push(Op::WriteSlots { base, backends: backends.to_vec() });
+        Some((base, len))
+    }
+
+    /// Whether it fits.
+    fn put_frontend(&mut self, frontend: Frontend, value: FrontendValue) -> bool {
+        let old = self.actual.frontends.get(&frontend);
+        if old == Some(&value) {
+            return true;
+        }
+        let before = self.use_after(&frontend.addr);
+        let marker = is_vip(&value) && before.vips == 0 && !self.is_marked(&frontend.addr);
+        let new = u32::from(old.is_none()) + u32::from(marker);
+        let count = &mut self.counts[frontend.family_index()];
+        if *count + new > self.limits.frontends {
+            return false;
+        }
+        *count += new;
+        let change = self.changes.entry(frontend.addr).or_default();
+        change.0 += i64::from(old.is_none());
+        change.1 += i64::from(is_vip(&value)) - i64::from(old.is_some_and(is_vip));
+        self.stages.frontends.push(Op::PutFrontend(frontend, value));
+        true
+    }
+
+    /// Removes what the Services `names` have and nobody wants.
+    pub(super) fn remove_unwanted(
+        &mut self,
+        names: &BTreeSet<ObjectName>,
+        wanted: &HashSet<Frontend>,
+    ) {
+        for id in names.iter().filter_map(|name| self.actual.objects.get(name)).flatten() {
+            let Some(entry) = self.actual.services.get(id) else { continue };
+            let unwanted = entry.frontends.iter().filter(|frontend| !wanted.contains(frontend));
+            let changes = &mut self.changes;
+            self.stages.deletes.extend(unwanted.map(|frontend| {
+                let vip = self.actual.frontends.get(frontend).is_some_and(is_vip);
+                let change = changes.entry(frontend.addr).or_default();
+                change.0 -= 1;
+                change.1 -= i64::from(vip);
+                Op::DeleteFrontend(*frontend)
+            }));
+            if !self.kept.contains(id) {
+                let backends = entry.backends.iter();
+                self.stages.gone.extend(backends.filter_map(|id| leave(self.actual, *id)));
+            }
+        }
+    }
+
+    /// Removes what belongs to no service at all.
+    pub(super) fn remove_strays(&mut self, wanted: &HashSet<Frontend>) {
+        for frontend in self.actual.stray_frontends.iter().filter(|f| !wanted.contains(f)) {
+            let vip = self.actual.frontends.get(frontend).is_some_and(is_vip);
+            let change = self.changes.entry(frontend.addr).or_default();
+            change.0 -= 1;
+            change.1 -= i64::from(vip);
+            self.stages.deletes.push(Op::DeleteFrontend(*frontend));
+        }
+        let strays = self.actual.stray_backends.iter();
+        self.stages.gone.extend(strays.filter_map(|id| leave(self.actual, *id)));
+    }
+
+    /// Frees backends that no flow names any more.
+    pub(super) fn free(&mut self, released: &BTreeSet<BackendId>) {
+        for id in released.iter().filter(|id| !self.serving.contains(id)) {
+            if let Some(backend) = self.actual.backend(*id)
+                && backend.state == BackendState::Gone
+            {
+                let free = Backend { state: BackendState::Free, ..*backend };
+                self.stages.free.push(Op::PutBackend(*id, free));
+                let _new = self.freed.insert(*id);
+            }
+        }
+    }
+
+    /// Forgets the service ids that have nothing left.
+    pub(super) fn forget(&mut self, names: &BTreeSet<ObjectName>) {
+        let planned = names.iter().filter_map(|name| self.actual.objects.get(name)).flatten();
+        let freed = self.freed.iter().filter_map(|id| self.actual.backend(*id));
+        let candidates: BTreeSet<ServiceId> =
+            planned.copied().chain(freed.map(|backend| backend.service)).collect();
+        for id in candidates.iter().filter(|id| !self.kept.contains(id)) {
+            let Some(entry) = self.actual.services.get(id) else { continue };
+            let planned = names.contains(&super::actual::object_name(&entry.info));
+            let unused = planned || entry.frontends.is_empty();
+            if unused && entry.backends.iter().all(|backend| self.freed.contains(backend)) {
+                self.stages.forgotten.push(Op::DeleteService(*id));
+            }
+        }
+    }
+
+    /// The use of an address after the plan, as far as it is built.
+    pub(super) fn use_after(&self, addr: &IpAddr) -> AddressUse {
+        let before = self.actual.addresses.get(addr).copied().unwrap_or_default();
+        let (frontends, vips) = self.changes.get(addr).copied().unwrap_or_default();
+        let sum =
+            |count: u32, change: i64| u32::try_from(i64::from(count) + change).unwrap_or_default();
+        AddressUse { frontends: sum(before.frontends, frontends), vips: sum(before.vips, vips) }
+    }
+
+    fn is_marked(&self, addr: &IpAddr) -> bool {
+        self.node.local.contains(addr)
+            || self.actual.frontends.contains_key(&Frontend::marker(*addr))
+    }
+
+    fn does_not_fit(&mut self, draft: &Draft, full: Full) {
+        let _before = self.unfit.insert(draft.name.clone(), full);
+    }
+}
+
+/// Backends of one service, brought to what is wanted.
+#[derive(Debug, Default)]
+struct Merged {
+    put: Vec<Op>,
+    gone: Vec<Op>,
+    selectable: Vec<BackendId>,
+}
+
+/// The op that takes a backend out of the serving set, if it is in.
+fn leave(actual: &Actual, id: BackendId) -> Option<Op> {
+    let backend = actual.backend(id).filter(|b| b.state == BackendState::Serving)?;
+    Some(Op::PutBackend(id, Backend { state: BackendState::Gone, ..*backend }))
+}
+
+/// Withdraws what a draft wants.
+fn give_up(draft: &Draft, wanted: &mut HashSet<Frontend>) {
+    for (frontend, _) in &draft.frontends {
+        let _wanted = wanted.remove(frontend);
+    }
+}

@@ -1,0 +1,333 @@
+//! The planner: keeps what the maps hold, and plans what changes.
+//!
+//! Invariant: a plan costs as much as the Services that changed, however many there are; and what
+//! the planner believes of the maps is what they accepted, never what they were asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    time::Instant,
+};
+
+use super::{
+    actual::{Actual, object_name},
+    build::{Build, Reserved},
+    draft::Drafts,
+    limits::{self, Full, Limits},
+    op::{BackendId, Frontend, Op},
+};
+use crate::{
+    maps::{ApplyError, Contents, Maps},
+    model::{Desired, ObjectName, Problem, Remark, Subject},
+};
+
+/// The addresses of this node, as far as they matter here.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NodeAddresses {
+    /// All of them: a VIP that is also one of these gets no marker.
+    pub local: BTreeSet<IpAddr>,
+    /// Those that serve NodePorts.
+    pub node_port: BTreeSet<IpAddr>,
+}
+
+/// Ops to execute, and what to remember until they are.
+#[derive(Debug)]
+#[must_use = "a plan that is not committed keeps its ids and forgets its Services"]
+pub struct Plan {
+    /// The ops, in order.
+    pub ops: Vec<Op>,
+    names: BTreeSet<ObjectName>,
+    unfit: BTreeMap<ObjectName, Full>,
+    losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
+    reserved: Reserved,
+    recheck: BTreeSet<IpAddr>,
+    recheck_words: BTreeSet<u32>,
+    released: BTreeSet<BackendId>,
+}
+
+/// How many Services may fail one by one before the rest is left for the next attempt: where the
+/// fault is not with a Service, thousands of failing calls would tell nothing new.
+const MAX_FAILURES: usize = 8;
+
+/// Plans what to write.
+#[derive(Debug)]
+pub struct Planner {
+    pub(super) actual: Actual,
+    limits: Limits,
+    node: NodeAddresses,
+    /// Services to be planned next.
+    pending: BTreeSet<ObjectName>,
+    /// Services that were in the maps at start and that nobody asked for so far.
+    orphans: BTreeSet<ObjectName>,
+    /// Whether entries that belong to no service may be removed.
+    pruned: bool,
+    /// Services with node ports: those that depend on the node's addresses.
+    with_node_ports: HashSet<ObjectName>,
+    unfit: BTreeMap<ObjectName, Full>,
+    /// Whether anything was freed since `unfit` was tried last.
+    freed: bool,
+    /// Services that want a frontend which another one has.
+    waiters: HashMap<Frontend, BTreeSet<ObjectName>>,
+    released: BTreeSet<BackendId>,
+    recheck: BTreeSet<IpAddr>,
+    recheck_words: BTreeSet<u32>,
+    /// Whether the first plan, which checks what was adopted, is still to come.
+    adopted: bool,
+}
+
+impl Planner {
+    /// A planner for maps with these contents.
+    pub fn adopt(contents: &Contents, limits: Limits, now: Instant) -> Self {
+        let actual = Actual::adopt(contents, &limits, now);
+        Self {
+            pending: BTreeSet::new(),
+            orphans: actual.objects.keys().cloned().collect(),
+            pruned: false,
+            with_node_ports: HashSet::new(),
+            unfit: BTreeMap::new(),
+            freed: false,
+            waiters: HashMap::new(),
+            released: BTreeSet::new(),
+            recheck: BTreeSet::new(),
+            recheck_words: BTreeSet::new(),
+            adopted: true,
+            node: NodeAddresses::default(),
+            actual,
+            limits,
+        }
+    }
+
+    /// Says which addresses the node has. Call it before the first plan.
+    pub fn set_node(&mut self, node: NodeAddresses) {
+        if node.node_port != self.node.node_port {
+            self.pending.extend(self.with_node_ports.iter().cloned());
+        }
+        if node.local != self.node.local {
+            self.recheck.extend(node.local.symmetric_difference(&self.node.local));
+        }
+        self.node = node;
+    }
+
+    /// Says which Services changed.
+    pub fn mark(&mut self, names: impl IntoIterator<Item = ObjectName>) {
+        self.pending.extend(names);
+    }
+
+    /// Says that everything that exists was marked once: what is in the maps and was not, goes.
+    pub fn prune(&mut self) {
+        if !self.pruned {
+            self.pruned = true;
+            self.pending.append(&mut self.orphans);
+        }
+    }
+
+    /// Backends that left the serving set before `instant`: once no flow names one, its id may be
+    /// [released](Self::release).
+    pub fn gone_before(&self, instant: Instant) -> Vec<BackendId> {
+        let gone = self.actual.gone.iter().filter(|(_, since)| **since < instant);
+        let mut ids: Vec<BackendId> = gone.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Says that no flow names these backends, as of a look that began at `instant`. Those that
+    /// came back meanwhile are left alone.
+    pub fn release(&mut self, ids: impl IntoIterator<Item = BackendId>, instant: Instant) {
+        let gone = |id: &BackendId| self.actual.gone.get(id).is_some_and(|since| *since < instant);
+        self.released.extend(ids.into_iter().filter(gone));
+    }
+
+    /// When to plan again although nothing changed: something that did not fit may fit then.
+    pub fn wake(&self) -> Option<Instant> {
+        let Actual { service_ids, backend_ids, free_slots, .. } = &self.actual;
+        let next = [service_ids.next_wake(), backend_ids.next_wake(), free_slots.next_wake()];
+        next.into_iter().flatten().min().filter(|_| !self.unfit.is_empty())
+    }
+
+    /// Whether the next plan has anything to look at.
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+            && self.released.is_empty()
+            && self.recheck.is_empty()
+            && self.recheck_words.is_empty()
+            && !self.adopted
+            && (!self.freed || self.unfit.is_empty())
+    }
+
+    /// Plans everything that was marked, and whatever follows from it.
+    pub fn plan(&mut self, desired: &impl Desired, now: Instant) -> Plan {
+        let names = std::mem::take(&mut self.pending);
+        self.plan_services(names, desired, now)
+    }
+
+    /// Takes note of a plan, of which the maps accepted the first `applied` ops.
+    pub fn commit(&mut self, plan: Plan, applied: usize, now: Instant) {
+        let complete = applied >= plan.ops.len();
+        for op in plan.ops.iter().take(applied) {
+            self.actual.record(op, now);
+            if let Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) = op {
+                self.freed |= matches!(op, Op::DeleteFrontend(_));
+                self.pending.extend(self.waiters.remove(frontend).into_iter().flatten());
+            }
+        }
+        for op in plan.ops.iter().skip(applied) {
+            self.look_again(op);
+        }
+        self.give_back(plan.reserved);
+        for name in &plan.names {
+            let _before = self.unfit.remove(name);
+        }
+        self.unfit.extend(plan.unfit);
+        self.waiters.retain(|_, waiting| {
+            waiting.retain(|name| !plan.names.contains(name));
+            !waiting.is_empty()
+        });
+        for (frontend, names) in plan.losers {
+            self.waiters.entry(frontend).or_default().extend(names);
+        }
+        if !complete {
+            self.pending.extend(plan.names);
+            self.recheck.extend(plan.recheck);
+            self.recheck_words.extend(plan.recheck_words);
+            self.released.extend(plan.released);
+        }
+    }
+
+    /// Plans, executes and commits; returns the number of ops.
+    ///
+    /// Where the maps refuse an op, the Services are tried one by one, so that one that cannot be
+    /// written does not hold up the others. What failed is planned again by the next call.
+    ///
+    /// # Errors
+    ///
+    /// The first error of the maps.
+    pub fn execute(
+        &mut self,
+        desired: &impl Desired,
+        maps: &mut impl Maps,
+        now: Instant,
+    ) -> Result<usize, ApplyError> {
+        let plan = self.plan(desired, now);
+        let ops = plan.ops.len();
+        let result = maps.apply(&plan.ops);
+        self.commit(plan, result.as_ref().map_or_else(|error| error.applied, |()| ops), now);
+        if result.is_err() {
+            self.execute_each(desired, maps, now);
+        }
+        result.map(|()| ops)
+    }
+
+    fn execute_each(&mut self, desired: &impl Desired, maps: &mut impl Maps, now: Instant) {
+        let mut failures = 0;
+        for name in std::mem::take(&mut self.pending) {
+            if failures == MAX_FAILURES {
+                let _new = self.pending.insert(name);
+                continue;
+            }
+            let plan = self.plan_services(BTreeSet::from([name]), desired, now);
+            let ops = plan.ops.len();
+            let applied = match maps.apply(&plan.ops) {
+                Ok(()) => ops,
+                Err(error) => {
+                    failures += 1;
+                    error.applied
+                }
+            };
+            self.commit(plan, applied, now);
+        }
+    }
+
+    fn plan_services(
+        &mut self,
+        mut names: BTreeSet<ObjectName>,
+        desired: &impl Desired,
+        now: Instant,
+    ) -> Plan {
+        self.wake_up(now);
+        if std::mem::take(&mut self.freed) {
+            names.extend(self.unfit.keys().cloned());
+        }
+        if std::mem::take(&mut self.adopted) {
+            self.recheck.extend(self.actual.inconsistent_addresses(&self.node.local));
+            self.recheck_words.extend(self.actual.inconsistent_words());
+        }
+        let drafts = Drafts::new(&names, &self.orphans, desired, &self.actual, &self.node);
+        let Drafts { drafts, mut wanted, losers, with_node_ports } = drafts;
+        for name in &names {
+            let _orphan = self.orphans.remove(name);
+            let _member = match with_node_ports.contains(name) {
+                true => self.with_node_ports.insert(name.clone()),
+                false => self.with_node_ports.remove(name),
+            };
+        }
+        let recheck = std::mem::take(&mut self.recheck);
+        let recheck_words = std::mem::take(&mut self.recheck_words);
+        let released = std::mem::take(&mut self.released);
+        let mut build = Build::new(&mut self.actual, &self.node, &self.limits);
+        build.write(&drafts, &mut wanted);
+        build.remove_unwanted(&names, &wanted);
+        if self.pruned {
+            build.remove_strays(&wanted);
+        }
+        build.settle_addresses(&recheck, &recheck_words);
+        build.free(&released);
+        build.forget(&names);
+        let Build { stages, reserved, unfit, .. } = build;
+        let ops = stages.into_ops();
+        Plan { ops, names, unfit, losers, reserved, recheck, recheck_words, released }
+    }
+
+    fn wake_up(&mut self, now: Instant) {
+        let Actual { service_ids, backend_ids, free_slots, .. } = &mut self.actual;
+        let woken = [service_ids.wake(now), backend_ids.wake(now), free_slots.wake(now)];
+        self.freed |= woken.contains(&true);
+    }
+
+    /// Sees to it that the next plan considers what this op, which was not executed, was for, even
+    /// where the Services of the plan no longer lead there.
+    fn look_again(&mut self, op: &Op) {
+        match op {
+            Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) => {
+                let _new = self.recheck.insert(frontend.addr);
+            }
+            Op::SetFilter { word, .. } => {
+                let _new = self.recheck_words.insert(*word);
+            }
+            Op::DeleteService(id) => {
+                let entry = self.actual.services.get(id);
+                self.pending.extend(entry.map(|entry| object_name(&entry.info)));
+            }
+            Op::PutService(..) | Op::PutBackend(..) | Op::WriteSlots { .. } => {}
+        }
+    }
+
+    /// Gives back what was taken and not written.
+    fn give_back(&mut self, reserved: Reserved) {
+        let Actual { services, backends, ranges, service_ids, backend_ids, free_slots, .. } =
+            &mut self.actual;
+        for id in reserved.services.iter().filter(|id| !services.contains_key(id)) {
+            service_ids.put_back(id.0);
+        }
+        let there = |id: &BackendId| backends.get(id.0 as usize).is_some_and(Option::is_some);
+        for id in reserved.backends.iter().filter(|id| !there(id)) {
+            backend_ids.put_back(id.0);
+        }
+        for (base, len) in reserved.ranges.iter().filter(|(base, _)| !ranges.contains_key(base)) {
+            free_slots.put_back(*base, *len);
+        }
+    }
+
+    /// What does not fit, and what another Service's VIP hides.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = limits::problems(&self.unfit, &self.limits);
+        let hidden: BTreeMap<&Frontend, _> = self.waiters.iter().collect();
+        for (frontend, names) in hidden {
+            let remark = Remark::warning(format!(
+                "{frontend} belongs to another Service on this node: not programmed"
+            ));
+            let subjects = names.iter().map(|name| Subject::Service(name.clone()));
+            problems.extend(subjects.map(|subject| remark.about(subject, None)));
+        }
+        problems
+    }
+}
