@@ -3,9 +3,20 @@
 //! Invariant: everything downstream sees one consistent [`NodeState`] at a time; what a device is
 //! to us is decided by [`role::classify`], a pure function, and nowhere else.
 
-use std::net::IpAddr;
+mod glob;
+mod netlink;
+pub mod role;
+pub mod table;
+pub mod watch;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use lb_common::{DeviceRole, MacAddr};
+
+pub use role::Rules;
 
 /// A network device and what it is to us.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -39,17 +50,144 @@ impl Device {
             why: "",
         }
     }
+
+    /// The first IPv4 address that others can reach.
+    pub fn primary4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) if is_global4(*ip) => Some(*ip),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The first IPv6 address that others can reach.
+    pub fn primary6(&self) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) if is_global6(*ip) => Some(*ip),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        })
+    }
 }
 
 /// The devices and addresses of this node at one moment.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct NodeState {
-    /// Devices that are up or have a role, by interface index.
+    /// All devices, by interface index.
     pub devices: Vec<Device>,
-    /// All addresses of the node, loopback included; no multicast and no tentative ones.
+    /// All addresses of the node, loopback included, sorted; none that is still tentative.
     pub addresses: Vec<IpAddr>,
-    /// The device of the best IPv4 default route.
+    /// The IPv4 address by which the node is known: the given node address, or the first one of
+    /// the device of the default route.
+    pub primary4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub primary6: Option<Ipv6Addr>,
+}
+
+/// What netlink says of one link, its addresses and the routes over it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LinkFacts {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Name.
+    pub name: String,
+    /// Kind of virtual device (`veth`, `bridge`, …); `None` for real ones.
+    pub kind: Option<String>,
+    /// Whether it is the loopback device.
+    pub loopback: bool,
+    /// Whether it carries Ethernet frames.
+    pub ethernet: bool,
+    /// Ethernet address.
+    pub mac: Option<MacAddr>,
+    /// Whether its other end is in another network namespace.
+    pub peer_elsewhere: bool,
+    /// Whether it hangs on a bus.
+    pub physical: bool,
+    /// Addresses in the order of the kernel, none that is still tentative.
+    pub addresses: Vec<IpAddr>,
+    /// Metric of the best IPv4 default route over it.
     pub default4: Option<u32>,
-    /// The device of the best IPv6 default route.
+    /// Metric of the best IPv6 default route over it.
     pub default6: Option<u32>,
+}
+
+impl NodeState {
+    /// What these links make of the node.
+    pub fn assemble(mut links: Vec<LinkFacts>, rules: &Rules) -> Self {
+        links.sort_by_key(|link| link.ifindex);
+        let best = |metric: fn(&LinkFacts) -> Option<u32>| {
+            let with_route = links.iter().filter(|link| metric(link).is_some());
+            with_route.min_by_key(|link| metric(link)).map(|link| link.ifindex)
+        };
+        let (default4, default6) = (best(|link| link.default4), best(|link| link.default6));
+        let devices: Vec<Device> = links.iter().map(|link| role::classify(link, rules)).collect();
+        let addresses: BTreeSet<IpAddr> =
+            links.iter().flat_map(|link| link.addresses.iter().copied()).collect();
+        // External devices stand in for a default route that is missing.
+        let ranked = |default: Option<u32>| {
+            let first = devices.iter().filter(move |device| Some(device.ifindex) == default);
+            first.chain(devices.iter().filter(|device| device.role == DeviceRole::External))
+        };
+        let given4 = rules.node_ips.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        let given6 = rules.node_ips.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(*ip),
+            IpAddr::V4(_) => None,
+        });
+        let primary4 = given4.or_else(|| ranked(default4).find_map(Device::primary4));
+        let primary6 = given6.or_else(|| ranked(default6).find_map(Device::primary6));
+        Self { addresses: addresses.into_iter().collect(), primary4, primary6, devices }
+    }
+}
+
+/// Whether others can reach this address.
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_global4(ip),
+        IpAddr::V6(ip) => is_global6(ip),
+    }
+}
+
+fn is_global4(ip: Ipv4Addr) -> bool {
+    !(ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast())
+}
+
+fn is_global6(ip: Ipv6Addr) -> bool {
+    !(ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified() || ip.is_multicast())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(ifindex: u32, name: &str, addresses: &[&str]) -> LinkFacts {
+        let addresses = addresses.iter().map(|ip| ip.parse().expect("an address")).collect();
+        LinkFacts { ifindex, name: name.into(), ethernet: true, addresses, ..LinkFacts::default() }
+    }
+
+    #[test]
+    fn the_best_default_route_tells_the_primary_address_of_each_family() {
+        let links = vec![
+            LinkFacts { default6: Some(1), ..link(3, "b", &["fe80::1", "2001:db8::3"]) },
+            LinkFacts { default4: Some(100), ..link(2, "a", &["192.0.2.2", "2001:db8::2"]) },
+            LinkFacts { default4: Some(50), ..link(4, "c", &["169.254.0.4", "192.0.2.4"]) },
+        ];
+        let state = NodeState::assemble(links.clone(), &Rules::default());
+        assert_eq!(state.primary4, Some([192, 0, 2, 4].into()));
+        assert_eq!(state.primary6, Some("2001:db8::3".parse().expect("an address")));
+        assert_eq!(state.devices.iter().map(|d| d.ifindex).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(state.addresses.len(), 6);
+        let given = Rules { node_ips: vec![[192, 0, 2, 2].into()], ..Rules::default() };
+        assert_eq!(NodeState::assemble(links, &given).primary4, Some([192, 0, 2, 2].into()));
+    }
+
+    #[test]
+    fn without_a_default_route_an_external_device_gives_the_address() {
+        let links = vec![
+            link(2, "other", &["192.0.2.1"]),
+            LinkFacts { physical: true, ..link(3, "nic", &["192.0.2.3"]) },
+        ];
+        let state = NodeState::assemble(links, &Rules::default());
+        assert_eq!((state.primary4, state.primary6), (Some([192, 0, 2, 3].into()), None));
+    }
 }

@@ -1,5 +1,6 @@
 //! The datapath's life in a real kernel: load, pin, attach, restart, upgrade, leave.
 
+mod devices;
 mod maps;
 mod node;
 
@@ -58,7 +59,7 @@ fn program_ids(node: &Node) -> BTreeMap<String, u32> {
         .collect()
 }
 
-fn devices() -> Vec<Device> {
+fn three_devices() -> Vec<Device> {
     vec![
         device("lo", DeviceRole::Loopback),
         veth("ext0.5", DeviceRole::External),
@@ -77,7 +78,7 @@ const DEVICE_PINS: [&str; 5] =
 #[test]
 fn everything_is_pinned_and_a_restart_adopts_it() {
     on_node("restart", |node| {
-        let devices = devices();
+        let devices = three_devices();
         let mut datapath = Datapath::open(&node.options()).unwrap();
         attach_all(&mut datapath, &devices);
         drop(datapath);
@@ -115,7 +116,7 @@ fn a_second_agent_is_refused_by_the_pid_of_the_first() {
 #[test]
 fn a_device_that_comes_back_is_attached_again() {
     on_node("device", |node| {
-        let mut devices = devices();
+        let mut devices = three_devices();
         let mut datapath = Datapath::open(&node.options()).unwrap();
         attach_all(&mut datapath, &devices);
         let before = ids(node).0;
@@ -135,7 +136,7 @@ fn a_device_that_comes_back_is_attached_again() {
 #[test]
 fn a_device_remade_while_no_agent_ran_is_attached_again() {
     on_node("remade device", |node| {
-        let devices = devices();
+        let devices = three_devices();
         let mut datapath = Datapath::open(&node.options()).unwrap();
         attach_all(&mut datapath, &devices);
         drop(datapath);
@@ -150,7 +151,7 @@ fn a_device_remade_while_no_agent_ran_is_attached_again() {
 #[test]
 fn a_role_change_swaps_the_program_of_the_same_link() {
     on_node("role", |node| {
-        let mut devices = devices();
+        let mut devices = three_devices();
         let mut datapath = Datapath::open(&node.options()).unwrap();
         attach_all(&mut datapath, &devices);
         let (before, programs) = (ids(node).0, program_ids(node));
@@ -169,7 +170,7 @@ fn a_role_change_swaps_the_program_of_the_same_link() {
 #[test]
 fn a_renamed_device_keeps_its_links() {
     on_node("rename", |node| {
-        let mut devices = devices();
+        let mut devices = three_devices();
         let mut datapath = Datapath::open(&node.options()).unwrap();
         attach_all(&mut datapath, &devices);
         let before = ids(node).0;
@@ -186,7 +187,7 @@ fn a_renamed_device_keeps_its_links() {
 #[test]
 fn xdp_modes_exclude_each_other_and_off_removes_them() {
     on_node("xdp", |node| {
-        let devices = devices();
+        let devices = three_devices();
         let xdp_pins = |node: &Node| -> Vec<String> {
             ids(node).0.into_keys().filter(|pin| pin.contains(":xdp")).collect()
         };
@@ -207,7 +208,7 @@ fn xdp_modes_exclude_each_other_and_off_removes_them() {
 #[test]
 fn clsact_serves_where_tcx_is_not_wanted_and_both_can_be_exchanged() {
     on_node("clsact", |node| {
-        let devices = devices();
+        let devices = three_devices();
         let open = |tc| {
             let options = lb_userspace::datapath::options::Options { tc, ..node.options() };
             let mut datapath = Datapath::open(&options).unwrap();
@@ -285,7 +286,7 @@ fn a_map_of_another_shape_is_refused_and_not_touched() {
 fn something_else_under_the_name_of_a_map_is_refused() {
     on_node("no map", |node| {
         let mut datapath = Datapath::open(&node.options()).unwrap();
-        attach_all(&mut datapath, &devices());
+        attach_all(&mut datapath, &three_devices());
         drop(datapath);
         let paths = PinPaths::new(node.pin_dir());
         let link = bpf::obj_get(&paths.links().join("lo:tc-out"), Access::ReadWrite).unwrap();
@@ -312,7 +313,7 @@ fn maps_that_name_another_version_are_refused() {
 #[test]
 fn another_abi_version_serves_until_it_is_taken_over_and_removed() {
     on_node("version", |node| {
-        let devices = devices();
+        let devices = three_devices();
         let mut datapath = Datapath::open(&node.options()).unwrap();
         attach_all(&mut datapath, &devices);
         drop(datapath);
@@ -335,7 +336,7 @@ fn another_abi_version_serves_until_it_is_taken_over_and_removed() {
 #[test]
 fn cleanup_leaves_nothing_and_may_be_repeated() {
     on_node("cleanup", |node| {
-        let devices = devices();
+        let devices = three_devices();
         let foreign = node.bpffs.join("foreign");
         fs::create_dir(&foreign).unwrap();
         let options =
@@ -360,7 +361,7 @@ fn cleanup_leaves_nothing_and_may_be_repeated() {
 #[test]
 fn one_bad_device_does_not_keep_the_others_from_being_served() {
     on_node("bad device", |node| {
-        let mut devices = devices();
+        let mut devices = three_devices();
         devices.insert(0, Device { role: DeviceRole::Workload, ..Device::named("ghost", 9999) });
         let mut datapath = Datapath::open(&node.options()).unwrap();
         let problems = datapath.attach(&devices);

@@ -1,0 +1,248 @@
+//! rtnetlink: dumps of links, addresses and default routes, and the stream of changes.
+//!
+//! Invariant: a message that cannot be parsed is skipped, never an error: kernels add attributes.
+//! Sockets belong to the network namespace of the thread that made them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+use lb_common::MacAddr;
+use netlink_packet_core::{
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::LinkFacts;
+
+/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Room for bursts of changes; beyond it the kernel says so and everything is read again.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// How often a dump that was disturbed by a change is begun again.
+const ATTEMPTS: u32 = 10;
+
+/// What a read of the change stream brought.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Messages.
+    Messages(Vec<RouteNetlinkMessage>),
+    /// Nothing more for now.
+    Empty,
+    /// The kernel had to drop messages.
+    Lost,
+}
+
+/// The stream of changes.
+#[derive(Debug)]
+pub(super) struct Changes {
+    socket: Socket,
+}
+
+impl Changes {
+    /// Joins the groups of links, addresses, routes and neighbours.
+    pub(super) fn join() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        // Failing leaves the default size, which only makes losses likelier.
+        let _unprivileged = socket.set_rx_buf_sz(RECEIVE_BUFFER).is_err();
+        let _address = socket.bind_auto()?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket })
+    }
+
+    /// Reads what is there, without waiting.
+    pub(super) fn receive(&self) -> io::Result<Received> {
+        match self.socket.recv_from_full() {
+            Ok((bytes, _)) => Ok(Received::Messages(parse(&bytes).messages)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Empty),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Received::Lost),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The descriptor, to wait on.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as `self.socket`, which outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+    }
+}
+
+/// Reads all links with their addresses and default routes.
+pub(super) fn links() -> io::Result<Vec<LinkFacts>> {
+    let mut links = BTreeMap::new();
+    for message in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        if let RouteNetlinkMessage::NewLink(link) = message {
+            let facts = link_facts(&link);
+            let _before = links.insert(facts.ifindex, facts);
+        }
+    }
+    for message in dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
+        if let RouteNetlinkMessage::NewAddress(address) = message
+            && let Some(ip) = usable_address(&address)
+            && let Some(link) = links.get_mut(&address.header.index)
+        {
+            link.addresses.push(ip);
+        }
+    }
+    for message in dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))? {
+        if let RouteNetlinkMessage::NewRoute(route) = message {
+            note_default_route(&route, &mut links);
+        }
+    }
+    Ok(links.into_values().collect())
+}
+
+struct Parsed {
+    messages: Vec<RouteNetlinkMessage>,
+    done: bool,
+    interrupted: bool,
+    error: Option<io::Error>,
+}
+
+/// Everything in one datagram.
+fn parse(mut bytes: &[u8]) -> Parsed {
+    let mut parsed = Parsed { messages: Vec::new(), done: false, interrupted: false, error: None };
+    while let Some(header) = bytes.first_chunk::<4>() {
+        let length = usize::try_from(u32::from_ne_bytes(*header)).unwrap_or(usize::MAX);
+        let Some(message) = bytes.get(..length).filter(|message| message.len() >= 16) else {
+            break;
+        };
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+            Ok(message) => {
+                parsed.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
+                if let NetlinkPayload::InnerMessage(message) = message.payload {
+                    parsed.messages.push(message);
+                } else if let NetlinkPayload::Done(_) = message.payload {
+                    parsed.done = true;
+                } else if let NetlinkPayload::Error(error) = message.payload {
+                    parsed.error = Some(error.to_io());
+                }
+            }
+            Err(error) => tracing::debug!(%error, "skipped a netlink message"),
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    parsed
+}
+
+/// Reads a table of the kernel, again from the start when it changed meanwhile.
+fn dump(request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    for _attempt in 0..ATTEMPTS {
+        if let Some(messages) = dump_once(request.clone())? {
+            return Ok(messages);
+        }
+    }
+    Err(io::Error::other("the kernel's tables change faster than they can be read"))
+}
+
+fn dump_once(request: RouteNetlinkMessage) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    let _address = socket.bind_auto()?;
+    let mut message = NetlinkMessage::from(request);
+    message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let _sent = socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    let mut messages = Vec::new();
+    let mut interrupted = false;
+    loop {
+        let (bytes, _) = socket.recv_from_full()?;
+        let parsed = parse(&bytes);
+        messages.extend(parsed.messages);
+        interrupted |= parsed.interrupted;
+        if let Some(error) = parsed.error {
+            return Err(error);
+        }
+        if parsed.done {
+            return Ok((!interrupted).then_some(messages));
+        }
+    }
+}
+
+fn link_facts(link: &LinkMessage) -> LinkFacts {
+    let mut facts = LinkFacts {
+        ifindex: link.header.index,
+        loopback: link.header.flags.contains(LinkFlags::Loopback),
+        ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        ..LinkFacts::default()
+    };
+    for attribute in &link.attributes {
+        if let LinkAttribute::IfName(name) = attribute {
+            facts.name.clone_from(name);
+        } else if let LinkAttribute::Address(mac) = attribute {
+            facts.mac = mac.as_slice().try_into().ok().map(|octets| MacAddr { octets });
+        } else if let LinkAttribute::LinkNetNsId(_) = attribute {
+            facts.peer_elsewhere = true;
+        } else if let LinkAttribute::ParentDevName(_) = attribute {
+            facts.physical = true;
+        } else if let LinkAttribute::LinkInfo(infos) = attribute {
+            facts.kind = infos.iter().find_map(|info| {
+                let LinkInfo::Kind(kind) = info else { return None };
+                Some(kind.to_string())
+            });
+        }
+    }
+    facts
+}
+
+/// The address in a message, unless it is not (or no longer) to be used.
+fn usable_address(message: &AddressMessage) -> Option<IpAddr> {
+    let unusable = AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed;
+    if message.header.flags.intersects(unusable) {
+        return None;
+    }
+    // Of a point-to-point address, `Local` is this end and `Address` the other.
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        if let AddressAttribute::Local(ip) = attribute {
+            local = Some(*ip);
+        } else if let AddressAttribute::Address(ip) = attribute {
+            address = Some(*ip);
+        }
+    }
+    local.or(address)
+}
+
+/// Whether a route is to everywhere, in the main table.
+pub(super) fn is_default_route(route: &RouteMessage) -> bool {
+    let header = &route.header;
+    header.destination_prefix_length == 0
+        && header.kind == RouteType::Unicast
+        && header.table == RouteHeader::RT_TABLE_MAIN
+}
+
+fn note_default_route(route: &RouteMessage, links: &mut BTreeMap<u32, LinkFacts>) {
+    if !is_default_route(route) {
+        return;
+    }
+    let v4 = route.header.address_family == netlink_packet_route::AddressFamily::Inet;
+    let (mut metric, mut devices) = (0, Vec::new());
+    for attribute in &route.attributes {
+        if let RouteAttribute::Oif(ifindex) = attribute {
+            devices.push(*ifindex);
+        } else if let RouteAttribute::Priority(priority) = attribute {
+            metric = *priority;
+        } else if let RouteAttribute::MultiPath(hops) = attribute {
+            devices.extend(hops.iter().map(|hop| hop.interface_index));
+        }
+    }
+    for ifindex in devices {
+        if let Some(link) = links.get_mut(&ifindex) {
+            let best = if v4 { &mut link.default4 } else { &mut link.default6 };
+            *best = Some(best.map_or(metric, |other| other.min(metric)));
+        }
+    }
+}
