@@ -72,6 +72,9 @@ reasons! {
     /// A TCP packet that neither belongs to a flow of ours nor starts one: perhaps a connection of
     /// the node itself, or one that another Service proxy translates.
     NoFlow = 13, Pass, "no-flow";
+    /// A datagram to a NodePort that answers a socket of the node: the node sent first, from a port
+    /// that happens to be a node port too.
+    HostSocket = 14, Pass, "host-socket";
     /// First packet of a flow.
     NewFlow = 16, Translate, "new-flow";
     /// Later packet, client to backend.

@@ -1,10 +1,13 @@
 //! Starting a flow: which translation its packets get, in both directions, and where.
 
-use lb_common::{Action, DeviceRole, FrontendKind, FrontendValue, Hook, NextHop, Reason};
+use lb_common::{Action, DeviceRole, FrontendKind, Hook, NextHop, Reason};
 
 use crate::{
     family::{Family, address_delta, opposite, port_delta},
+    frame::Frame,
     packet::Work,
+    rewrite::way_back,
+    select::choose,
     tables::{Env, FlowSlot, InsertError, Route, Tables},
 };
 
@@ -20,25 +23,26 @@ pub(crate) enum Refusal {
     Raced,
 }
 
-/// Creates the pair of entries for the packet in `work`, there and in the map. `work.other` names the
-/// backend as destination. Returns the device to leave by when the neighbour is not known yet,
-/// else 0.
+/// Drafts both entries of a flow in `work`: which backend, by which way, and how back. Source port
+/// and checksum deltas come with [`insert`].
+///
+/// # Errors
+/// The reason why the packet is discarded.
 #[inline(always)]
-pub(crate) fn establish<A, T, E>(
+pub(crate) fn draft<A, F, T, E>(
+    frame: &F,
     tables: &T,
     env: &E,
-    frontend: &FrontendValue,
-    backend: u32,
-    way_back: NextHop,
     work: &mut Work<A>,
-) -> Result<u32, Refusal>
+) -> Result<(), Reason>
 where
     A: Family,
+    F: Frame,
     T: Tables<A>,
     E: Env<A>,
 {
-    let place = work.place;
-    let Work { packet, flow, reverse, other, .. } = &mut *work;
+    let Work { place, packet, flow, reverse, other, frontend } = &mut *work;
+    let backend = choose(tables, frontend, env.random(), other).ok_or(Reason::Inconsistent)?;
     let tuple = &packet.tuple;
     other.src = tuple.src;
     other.sport = tuple.sport;
@@ -62,20 +66,32 @@ where
     reverse.dst = tuple.src;
     reverse.sport = tuple.dport;
     reverse.dport = tuple.sport;
-    reverse.next_hop = NextHop { ifindex: place.ifindex, ..way_back };
+    way_back(frame, &mut reverse.next_hop).ok_or(Reason::Inconsistent)?;
+    reverse.next_hop.ifindex = place.ifindex;
+    reverse.next_hop.generation = env.generation();
     reverse.backend = backend;
     reverse.last_seen = flow.last_seen;
     reverse.seen = 0;
     reverse.reverse = 1;
     reverse.packets = 0;
     reverse.bytes = 0;
+    lead(env, work)
+}
 
-    let unresolved = lead(env, frontend, work).map_err(Refusal::Reason)?;
+/// Puts both entries of the flow in `work` into the map, the reverse one first: once the forward
+/// entry is there, a reply is understood.
+#[inline(always)]
+pub(crate) fn insert<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Result<(), Refusal>
+where
+    A: Family,
+    T: Tables<A>,
+    E: Env<A>,
+{
     claim(tables, env, work)?;
     match tables.insert_flow(&work.packet.tuple, &work.flow) {
         Ok(()) => {
-            tables.count_backend(backend, 1, 1, u64::from(work.packet.len));
-            Ok(unresolved)
+            tables.count_backend(work.flow.backend, 1, 1, u64::from(work.packet.len));
+            Ok(())
         }
         Err(error) => {
             tables.remove_flow(&work.other);
@@ -143,13 +159,13 @@ where
 /// Decides how the flow in `work` is led, from who sends and where the backend is: actions, hooks,
 /// next hop, and whether the source address changes.
 #[inline(always)]
-fn lead<A, E>(env: &E, frontend: &FrontendValue, work: &mut Work<A>) -> Result<u32, Reason>
+fn lead<A, E>(env: &E, work: &mut Work<A>) -> Result<(), Reason>
 where
     A: Family,
     E: Env<A>,
 {
     let place = work.place;
-    let Work { packet, flow, reverse, other, .. } = work;
+    let Work { packet, flow, reverse, other, frontend, .. } = work;
     let route = env.route(place.ifindex, other);
     let here = matches!(route, Route::Local);
     let device = env.device(route.ifindex());
@@ -165,7 +181,7 @@ where
             let node_port = frontend.kind == FrontendKind::NodePort as u8;
             if here || !(hairpin || node_port) {
                 reverse.hooks = Hook::PodOut.bit();
-                return Ok(0);
+                return Ok(());
             }
             reverse.action = Action::Forward as u8;
         }
@@ -173,7 +189,7 @@ where
         Hook::ExternalIn | Hook::Xdp => {
             if device.role != DeviceRole::External as u8 {
                 reverse.hooks = Hook::ExternalOut.bit();
-                return Ok(0);
+                return Ok(());
             }
             reverse.action = Action::Forward as u8;
         }
@@ -183,7 +199,7 @@ where
                 flow.action = Action::ToHost as u8;
                 flow.next_hop.ifindex = LOOPBACK;
                 reverse.hooks = Hook::LoopbackOut.bit();
-                return Ok(0);
+                return Ok(());
             }
             reverse.action = Action::ToHost as u8;
         }
@@ -198,11 +214,11 @@ where
     match route {
         Route::Via(hop) => {
             flow.next_hop = hop;
-            Ok(0)
+            Ok(())
         }
         Route::Unresolved(ifindex) => {
             flow.next_hop.ifindex = ifindex;
-            Ok(ifindex)
+            Ok(())
         }
         Route::Local | Route::None => Err(Reason::NoRoute),
     }

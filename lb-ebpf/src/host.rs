@@ -196,6 +196,8 @@ pub struct MemoryEnv<A: Address> {
     pub routes: HashMap<A, Route>,
     /// Devices.
     pub devices: HashMap<u32, DeviceValue>,
+    /// Packets that connected sockets of the node wait for.
+    pub awaited: Vec<FlowKey<A>>,
     /// Everything that was observed, in order.
     pub observed: RefCell<Vec<(Hook, FlowKey<A>, Reason, Option<FlowKey<A>>)>>,
 }
@@ -225,6 +227,10 @@ impl<A: Address> Env<A> for MemoryEnv<A> {
 
     fn device(&self, ifindex: u32) -> DeviceValue {
         self.devices.get(&ifindex).copied().unwrap_or_default()
+    }
+
+    fn is_awaited(&self, tuple: &FlowKey<A>) -> bool {
+        self.awaited.contains(tuple)
     }
 
     fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, to: Option<&FlowKey<A>>) {

@@ -1,6 +1,6 @@
 //! A parsed packet.
 
-use lb_common::{Address, FlowKey, FlowValue, Hook, Seen, proto};
+use lb_common::{Address, FlowKey, FlowValue, FrontendValue, Hook, Seen, proto};
 
 use crate::header::tcp_flags;
 
@@ -57,6 +57,8 @@ pub struct Work<A> {
     pub reverse: FlowValue<A>,
     /// The key of the other entry of the pair.
     pub other: FlowKey<A>,
+    /// The frontend of a packet that starts a flow.
+    pub frontend: FrontendValue,
 }
 
 /// What the datapath needs to know of a packet; the rest stays in the frame.

@@ -3,14 +3,13 @@
 use lb_common::{Action, Class, FrontendKind, FrontendValue, Hook, NextHop, Reason};
 
 use crate::{
-    establish::{Refusal, establish},
+    establish::{self, Refusal},
     family::parse,
     frame::Frame,
     frontend::{Found, find},
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
-    select::choose,
     tables::{Env, FlowSlot, Route, Tables},
     track,
     verdict::{Decision, Verdict},
@@ -37,13 +36,21 @@ where
     if let Err(reason) = parse::<A, F>(frame, &mut work.packet) {
         return Decision::pass(reason);
     }
-    let step = match known(tables, env, place, work) {
+    // The rarer stages are functions of their own, called one after the other: nested or inlined,
+    // their variables would not fit the stack together.
+    let mut step = match known(tables, env, place, work) {
         Some(step) => step,
-        None => unknown(frame, tables, env, work),
+        None => unknown(tables, env, work),
     };
+    if let Next::Draft = step.next {
+        step = draft(frame, tables, env, work);
+    }
+    if let Next::Insert = step.next {
+        step = insert(tables, env, work);
+    }
     // One place each where a packet is rewritten, whatever led there: inlined code is stack.
     let decision = match step.next {
-        Next::Pass => Decision::pass(step.reason),
+        Next::Pass | Next::Draft | Next::Insert => Decision::pass(step.reason),
         Next::Drop => Decision::drop(step.reason),
         Next::Apply => apply(frame, work, step.reason),
         Next::Refuse => refused(frame, place.is_xdp(), &work.packet, step.reason),
@@ -71,6 +78,10 @@ enum Next {
     Pass,
     /// Discard it.
     Drop,
+    /// Draft a flow that it starts.
+    Draft,
+    /// Put the drafted flow into the map.
+    Insert,
     /// Rewrite it as its flow entry says.
     Apply,
     /// Answer it.
@@ -178,10 +189,9 @@ fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> 
 
 /// A packet of no flow: perhaps the first of one.
 #[inline(never)]
-fn unknown<A, F, T, E>(frame: &F, tables: &T, env: &E, work: &mut Work<A>) -> Step
+fn unknown<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Step
 where
     A: Answer,
-    F: Frame,
     T: Tables<A>,
     E: Env<A>,
 {
@@ -200,17 +210,46 @@ where
     if packet.is_tcp() && !packet.is_syn() {
         return stray(place, &frontend);
     }
+    // A node port is no socket's: the node may itself have sent from a port of that number.
+    if !packet.is_tcp()
+        && frontend.kind == FrontendKind::NodePort as u8
+        && matches!(place.hook, Hook::ExternalIn | Hook::Xdp)
+        && env.is_awaited(tuple)
+    {
+        return Step::pass(Reason::HostSocket);
+    }
     if frontend.len == 0 {
         return Step::new(Next::Refuse, Reason::NoBackend);
     }
-    let Some(backend) = choose(tables, &frontend, env.random(), &mut work.other) else {
-        return Step::drop(Reason::Inconsistent);
-    };
-    let Some(way_back) = rewrite::way_back(frame, place.ifindex, env.generation()) else {
-        return Step::pass(Reason::Truncated);
-    };
-    let unresolved = match establish(tables, env, &frontend, backend, way_back, work) {
-        Ok(unresolved) => unresolved,
+    work.frontend = frontend;
+    Step::new(Next::Draft, Reason::NewFlow)
+}
+
+/// The first packet of a flow to `work.frontend`, which has backends: choose one.
+#[inline(never)]
+fn draft<A, F, T, E>(frame: &F, tables: &T, env: &E, work: &mut Work<A>) -> Step
+where
+    A: Answer,
+    F: Frame,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    match establish::draft(frame, tables, env, work) {
+        Ok(()) => Step::new(Next::Insert, Reason::NewFlow),
+        Err(reason) => Step::drop(reason),
+    }
+}
+
+/// The flow is drafted: make it known, and send its packet on its way.
+#[inline(never)]
+fn insert<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Step
+where
+    A: Answer,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    match establish::insert(tables, env, work) {
+        Ok(()) => {}
         Err(Refusal::Reason(reason)) => return Step::drop(reason),
         Err(Refusal::Raced) => {
             // The entry that won is as good as ours.
@@ -218,11 +257,10 @@ where
                 return Step::drop(Reason::Inconsistent);
             };
             work.flow = slot.value();
-            0
         }
-    };
+    }
     let forward = work.flow.action == FORWARD;
-    if place.is_xdp() && (!forward || unresolved != 0) {
+    if work.place.is_xdp() && (!forward || work.flow.next_hop.generation == 0) {
         // The flow exists now: tc finds it and does what XDP cannot.
         return Step::pass(Reason::LeftToTc);
     }

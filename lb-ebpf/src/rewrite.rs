@@ -38,17 +38,20 @@ pub(crate) fn address<F: Frame>(frame: &mut F, hop: &NextHop) -> Option<()> {
     frame.store(0, EthAddresses { words })
 }
 
-/// The next hop that answers the sender of this frame: its Ethernet addresses turned round.
+/// Writes the Ethernet addresses that answer the sender of this frame into `hop`.
 #[inline(always)]
-pub(crate) fn way_back<F: Frame>(frame: &F, ifindex: u32, generation: u32) -> Option<NextHop> {
+pub(crate) fn way_back<F: Frame>(frame: &F, hop: &mut NextHop) -> Option<()> {
     let eth: EthAddresses = frame.load(0)?;
     let [dst, src] = bytemuck::cast(eth.words);
-    Some(NextHop { ifindex, generation, dmac: src, smac: dst })
+    hop.dmac = src;
+    hop.smac = dst;
+    Some(())
 }
 
 /// Swaps the Ethernet addresses of a frame.
 #[inline(always)]
 pub(crate) fn turn_round<F: Frame>(frame: &mut F) -> Option<()> {
-    let hop = way_back(frame, 0, 0)?;
+    let mut hop = NextHop::default();
+    way_back(frame, &mut hop)?;
     address(frame, &hop)
 }

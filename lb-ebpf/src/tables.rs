@@ -88,6 +88,10 @@ pub trait Env<A: Address> {
     /// What is known of a device; all zero for one that is not known.
     fn device(&self, ifindex: u32) -> DeviceValue;
 
+    /// Whether a UDP socket of the node is connected to the sender of `tuple`, so that the packet is
+    /// its answer.
+    fn is_awaited(&self, tuple: &FlowKey<A>) -> bool;
+
     /// Told once for each packet that had a tuple: what became of it.
     fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, to: Option<&FlowKey<A>>);
 }

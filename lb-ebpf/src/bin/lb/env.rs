@@ -2,9 +2,15 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::bpf_fib_lookup as FibLookup,
+    bindings::{
+        bpf_fib_lookup as FibLookup, bpf_sock_tuple as SockTuple,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as SockTuple4,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 as SockTuple6,
+    },
     btf_maps::PerCpuArray,
-    helpers::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64},
+    helpers::{
+        bpf_fib_lookup, bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release,
+    },
     macros::btf_map,
 };
 use lb_common::{Addr4, Addr6, Address, DeviceValue, FlowKey, Hook, NextHop, Reason, Settings};
@@ -22,7 +28,7 @@ pub(crate) struct KernelEnv<'a, C> {
 }
 
 macro_rules! env {
-    ($addr:ty, $route:ident) => {
+    ($addr:ty, $route:ident, $awaited:ident) => {
         impl<C: EbpfContext> Env<$addr> for KernelEnv<'_, C> {
             #[inline(always)]
             fn now(&self) -> u32 {
@@ -62,6 +68,11 @@ macro_rules! env {
             }
 
             #[inline(always)]
+            fn is_awaited(&self, tuple: &FlowKey<$addr>) -> bool {
+                $awaited(self.ctx, tuple)
+            }
+
+            #[inline(always)]
             fn observe(
                 &self,
                 hook: Hook,
@@ -75,8 +86,8 @@ macro_rules! env {
     };
 }
 
-env!(Addr4, route4);
-env!(Addr6, route6);
+env!(Addr4, route4, awaited4);
+env!(Addr6, route6, awaited6);
 
 /// Memory for one request: it would take an eighth of the stack.
 #[btf_map]
@@ -147,4 +158,58 @@ fn look_up<C: EbpfContext>(ctx: &C, fib: &mut FibLookup, generation: u32) -> Rou
         NO_NEIGHBOUR => Route::Unresolved(fib.ifindex),
         _ => Route::None,
     }
+}
+
+/// Memory for one socket look-up.
+#[btf_map]
+static LB_SOCK_TUPLE: PerCpuArray<SockTuple, 1> = PerCpuArray::new();
+
+// Not inlined: rare, and the stack of the callers is full.
+#[inline(never)]
+fn awaited4<C: EbpfContext>(ctx: &C, tuple: &FlowKey<Addr4>) -> bool {
+    let Some(key) = LB_SOCK_TUPLE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: this CPU's slot, used by nobody else until the look-up ends (see `maps::work4`).
+    let key = unsafe { &mut *key };
+    key.__bindgen_anon_1.ipv4 = SockTuple4 {
+        saddr: tuple.src.words()[0],
+        daddr: tuple.dst.words()[0],
+        sport: tuple.sport.to_be(),
+        dport: tuple.dport.to_be(),
+    };
+    has_connected_socket(ctx, key, size_of::<SockTuple4>())
+}
+
+#[inline(never)]
+fn awaited6<C: EbpfContext>(ctx: &C, tuple: &FlowKey<Addr6>) -> bool {
+    let Some(key) = LB_SOCK_TUPLE.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: as in `awaited4`.
+    let key = unsafe { &mut *key };
+    key.__bindgen_anon_1.ipv6 = SockTuple6 {
+        saddr: tuple.src.words(),
+        daddr: tuple.dst.words(),
+        sport: tuple.sport.to_be(),
+        dport: tuple.dport.to_be(),
+    };
+    has_connected_socket(ctx, key, size_of::<SockTuple6>())
+}
+
+#[inline(always)]
+fn has_connected_socket<C: EbpfContext>(ctx: &C, key: &mut SockTuple, len: usize) -> bool {
+    const CURRENT_NETNS: u64 = u64::MAX;
+    // SAFETY: the context is the program's own and `key` holds `len` bytes.
+    let sock =
+        unsafe { bpf_sk_lookup_udp(ctx.as_ptr(), &raw mut *key, len as u32, CURRENT_NETNS, 0) };
+    if sock.is_null() {
+        return false;
+    }
+    // SAFETY: not null, and referenced until released just below. The kernel looks for the socket
+    // that matches best, so one that is connected at all is connected to the sender.
+    let connected = unsafe { (*sock).dst_port } != 0;
+    // SAFETY: the reference taken above, given back once.
+    let _ = unsafe { bpf_sk_release(sock.cast()) };
+    connected
 }
