@@ -65,11 +65,17 @@ impl Frame for MemoryFrame {
     }
 }
 
+/// The flow map in memory: entries are shared with whoever looked them up.
+pub type Flows<A> = RefCell<HashMap<FlowKey<A>, Rc<Cell<FlowValue<A>>>>>;
+
+/// What became of one packet: hook, tuple, reason, and the tuple after translation.
+pub type Observation<A> = (Hook, FlowKey<A>, Reason, Option<FlowKey<A>>);
+
 /// The maps of one family in memory.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryTables<A: Address> {
     /// Flows.
-    pub flows: RefCell<HashMap<FlowKey<A>, Rc<Cell<FlowValue<A>>>>>,
+    pub flows: Flows<A>,
     /// Room for flow entries.
     pub max_flows: usize,
     /// VIP filter words that are not zero.
@@ -199,7 +205,7 @@ pub struct MemoryEnv<A: Address> {
     /// Packets that connected sockets of the node wait for.
     pub awaited: Vec<FlowKey<A>>,
     /// Everything that was observed, in order.
-    pub observed: RefCell<Vec<(Hook, FlowKey<A>, Reason, Option<FlowKey<A>>)>>,
+    pub observed: RefCell<Vec<Observation<A>>>,
 }
 
 impl<A: Address> Env<A> for MemoryEnv<A> {

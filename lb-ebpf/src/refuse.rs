@@ -36,6 +36,7 @@ fn reset<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
         tcp.flags = tcp_flags::RST;
     } else {
         let header = u32::from(tcp.offset >> 4) * 4;
+        #[expect(clippy::cast_possible_truncation, reason = "a header length")]
         let ip_header = (A::TRANSPORT - ETH_LEN) as u32;
         let data = packet.len.wrapping_sub(ip_header).wrapping_sub(header);
         let sequence_space = data

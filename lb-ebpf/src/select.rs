@@ -9,7 +9,6 @@ use crate::tables::Tables;
 ///
 /// `None` when the maps contradict themselves: the order in which they are written excludes it.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "the product's high half is below `len`")]
 pub(crate) fn choose<A: Address, T: Tables<A>>(
     tables: &T,
     frontend: &FrontendValue,

@@ -3,6 +3,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "helpers take 32-bit lengths and give 32-bit codes in registers of 64"
+)]
 
 mod count;
 mod env;
@@ -35,39 +39,39 @@ static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings {
 });
 
 #[classifier]
-pub fn lb_pod_in(ctx: TcContext) -> i32 {
+fn lb_pod_in(ctx: TcContext) -> i32 {
     skb::run(&ctx, Hook::PodIn)
 }
 
 #[classifier]
-pub fn lb_pod_out(ctx: TcContext) -> i32 {
+fn lb_pod_out(ctx: TcContext) -> i32 {
     skb::run(&ctx, Hook::PodOut)
 }
 
 #[classifier]
-pub fn lb_ext_in(ctx: TcContext) -> i32 {
+fn lb_ext_in(ctx: TcContext) -> i32 {
     skb::run(&ctx, Hook::ExternalIn)
 }
 
 #[classifier]
-pub fn lb_ext_out(ctx: TcContext) -> i32 {
+fn lb_ext_out(ctx: TcContext) -> i32 {
     skb::run(&ctx, Hook::ExternalOut)
 }
 
 #[classifier]
-pub fn lb_lo_out(ctx: TcContext) -> i32 {
+fn lb_lo_out(ctx: TcContext) -> i32 {
     skb::run(&ctx, Hook::LoopbackOut)
 }
 
 #[xdp]
-pub fn lb_xdp_in(ctx: XdpContext) -> xdp_action::Type {
+fn lb_xdp_in(ctx: XdpContext) -> xdp_action::Type {
     xdp::run(&ctx)
 }
 
 /// Writes the kernel's jiffies into the packet of a test run, so that the agent can tell the age of
 /// flow entries.
 #[classifier]
-pub fn lb_jiffies(ctx: TcContext) -> i32 {
+fn lb_jiffies(ctx: TcContext) -> i32 {
     // SAFETY: the helper has no preconditions.
     let jiffies = unsafe { bpf_jiffies64() };
     // A look-up each keeps the maps that only user space uses in the object.

@@ -86,7 +86,7 @@ pub(crate) unsafe fn work6() -> Option<&'static mut Work<Addr6>> {
 /// Keeps the maps that only user space reads and writes in the object.
 #[inline(always)]
 pub(crate) fn keep() -> bool {
-    LB_SCHEMA.get_ptr(0).is_some() && LB_SERVICES.get_ptr(&0).is_some()
+    LB_SCHEMA.get_ptr(0).is_some() && LB_SERVICES.get_ptr(0).is_some()
 }
 
 /// The kernel's maps as the library sees them.
@@ -155,7 +155,7 @@ macro_rules! tables {
             #[inline(always)]
             fn remove_flow(&self, key: &FlowKey<$addr>) {
                 // An entry that is already gone is what was asked for.
-                let _ = $flows.remove(key);
+                _ = $flows.remove(key);
             }
 
             #[inline(always)]
@@ -203,7 +203,7 @@ macro_rules! tables {
             fn put_sock(&self, key: &SockKey<$addr>, value: &SockValue<$addr>) {
                 // The map evicts on its own; without an entry a socket is merely told of its
                 // backend instead of the frontend.
-                let _ = $socks.insert(key, value, 0);
+                _ = $socks.insert(key, value, 0);
             }
         }
     };

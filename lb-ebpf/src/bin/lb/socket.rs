@@ -29,7 +29,7 @@ const DENY: i32 = 0;
 macro_rules! entry_points {
     ($($(#[$attr:meta])* $name:ident = $run:ident($operation:ident);)*) => {$(
         $(#[$attr])*
-        pub fn $name(ctx: SockAddrContext) -> i32 {
+        fn $name(ctx: SockAddrContext) -> i32 {
             $run(&ctx, Operation::$operation)
         }
     )*};

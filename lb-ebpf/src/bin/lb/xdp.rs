@@ -21,6 +21,7 @@ use crate::{
 
 /// Runs the library on a frame at the XDP hook.
 #[inline(always)]
+#[expect(clippy::cast_sign_loss, reason = "actions are small positive numbers")]
 pub(crate) fn run(ctx: &XdpContext) -> xdp_action::Type {
     let ifindex = ctx.ingress_ifindex() as u32;
     let place = Place { hook: Hook::Xdp, ifindex };
