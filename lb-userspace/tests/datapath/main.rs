@@ -10,7 +10,8 @@ use lb_common::{ABI_VERSION, DeviceRole, Schema, names};
 use lb_userspace::{
     config::{SocketLb, TcMode, XdpMode},
     datapath::{
-        Datapath, DatapathError, attach, cleanup,
+        Datapath, DatapathError, attach,
+        cleanup::{self, WhileRunning},
         links::{self, Pinned},
         load::LoadError,
         lock::LockError,
@@ -107,7 +108,10 @@ fn a_second_agent_is_refused_by_the_pid_of_the_first() {
         let error = Datapath::open(&node.options()).expect_err("the directory is in use");
         assert!(matches!(error, DatapathError::Lock(LockError::Held { .. })), "{error:?}");
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
-        assert!(cleanup::cleanup(&node.pin_dir()).is_err(), "nothing is removed under an agent");
+        assert!(
+            cleanup::cleanup(&node.pin_dir(), WhileRunning::Refuse).is_err(),
+            "nothing is removed under an agent"
+        );
         drop(first);
         let _second = Datapath::open(&node.options()).unwrap();
     });
@@ -231,7 +235,7 @@ fn clsact_serves_where_tcx_is_not_wanted_and_both_can_be_exchanged() {
         assert_ne!(ids(node).0["pod1:tc-in"], 0);
         open(TcMode::Clsact);
         assert_eq!(filters(), 1);
-        let report = cleanup::cleanup(&node.pin_dir()).unwrap();
+        let report = cleanup::cleanup(&node.pin_dir(), WhileRunning::Refuse).unwrap();
         assert_eq!(filters(), 0, "{report}");
     });
 }
@@ -347,13 +351,13 @@ fn cleanup_leaves_nothing_and_may_be_repeated() {
         let link = PinPaths::new(node.pin_dir()).links().join("lo:tc-out");
         let held = bpf::obj_get(&link, Access::ReadWrite).unwrap();
         drop(datapath);
-        let report = cleanup::cleanup(&node.pin_dir()).unwrap();
+        let report = cleanup::cleanup(&node.pin_dir(), WhileRunning::Refuse).unwrap();
         assert_eq!(report.links.len(), DEVICE_PINS.len() + 1 + names::CGROUP_PROGRAMS.len());
         assert_eq!(report.maps.len(), names::MAPS.len());
         assert_eq!(bpf::link_info(held.as_fd()).unwrap().target, 0, "detached");
         assert!(!node.pin_dir().exists());
         assert!(foreign.exists());
-        let again = cleanup::cleanup(&node.pin_dir()).unwrap();
+        let again = cleanup::cleanup(&node.pin_dir(), WhileRunning::Refuse).unwrap();
         assert!(again.links.is_empty() && again.maps.is_empty() && again.directories.is_empty());
     });
 }
