@@ -25,14 +25,14 @@ pub const BUDGETS: &[(&str, u32)] = &[
     (names::LB_LO_OUT, 100_000),
     (names::LB_XDP_IN, 100_000),
     (names::LB_JIFFIES, 1_000),
-    ("lb_connect4", 20_000),
-    ("lb_connect6", 20_000),
-    ("lb_sendmsg4", 20_000),
-    ("lb_sendmsg6", 20_000),
-    ("lb_recvmsg4", 20_000),
-    ("lb_recvmsg6", 20_000),
-    ("lb_getpeer4", 20_000),
-    ("lb_getpeer6", 20_000),
+    ("lb_connect4", 2_000),
+    ("lb_connect6", 2_000),
+    ("lb_sendmsg4", 3_000),
+    ("lb_sendmsg6", 3_000),
+    ("lb_recvmsg4", 1_000),
+    ("lb_recvmsg6", 1_000),
+    ("lb_getpeer4", 1_000),
+    ("lb_getpeer6", 1_000),
 ];
 
 /// What a program costs.
