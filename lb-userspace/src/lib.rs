@@ -12,5 +12,6 @@ pub mod maps;
 pub mod model;
 pub mod nodeport;
 pub mod plan;
+pub mod source;
 pub mod status;
 pub mod telemetry;

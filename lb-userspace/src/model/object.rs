@@ -113,6 +113,8 @@ pub struct Slice {
     pub family: Option<Family>,
     /// The label `service.kubernetes.io/headless`: nothing of it is used.
     pub headless: bool,
+    /// Whether its endpoints carry topology hints, which are not honoured.
+    pub hints: bool,
     /// The ports of all its endpoints.
     pub ports: Vec<SlicePort>,
     /// The endpoints, all of its family.

@@ -111,6 +111,7 @@ fn slice() -> impl Strategy<Value = Slice> {
         service: None,
         family: Some(if v4 { Family::V4 } else { Family::V6 }),
         headless: false,
+        hints: false,
         ports: ports
             .into_iter()
             .map(|(kind, port)| {
