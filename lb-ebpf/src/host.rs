@@ -239,7 +239,8 @@ impl<A: Address> Env<A> for MemoryEnv<A> {
         self.awaited.contains(tuple)
     }
 
-    fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, to: Option<&FlowKey<A>>) {
-        self.observed.borrow_mut().push((hook, *tuple, reason, to.copied()));
+    fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, flow: Option<&FlowValue<A>>) {
+        let translated = flow.map(|flow| flow.translated(tuple.proto));
+        self.observed.borrow_mut().push((hook, *tuple, reason, translated));
     }
 }

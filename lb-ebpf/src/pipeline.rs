@@ -56,9 +56,8 @@ where
         Next::Refuse => refused(frame, place.is_xdp(), &work.packet, step.reason),
     };
     let edited = matches!(decision.reason.class(), Class::Translate);
-    let to = work.flow.translated(work.packet.tuple.proto);
-    let to = if edited { Some(&to) } else { None };
-    env.observe(place.hook, &work.packet.tuple, decision.reason, to);
+    let flow = if edited { Some(&work.flow) } else { None };
+    env.observe(place.hook, &work.packet.tuple, decision.reason, flow);
     decision
 }
 

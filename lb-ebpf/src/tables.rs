@@ -92,8 +92,9 @@ pub trait Env<A: Address> {
     /// its answer.
     fn is_awaited(&self, tuple: &FlowKey<A>) -> bool;
 
-    /// Told once for each packet that had a tuple: what became of it.
-    fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, to: Option<&FlowKey<A>>);
+    /// Told once for each packet that had a tuple what became of it, with the entry that it was
+    /// rewritten by.
+    fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, flow: Option<&FlowValue<A>>);
 }
 
 /// Where the node would send a packet.

@@ -13,7 +13,9 @@ use aya_ebpf::{
     },
     macros::btf_map,
 };
-use lb_common::{Addr4, Addr6, Address, DeviceValue, FlowKey, Hook, NextHop, Reason, Settings};
+use lb_common::{
+    Addr4, Addr6, Address, DeviceValue, FlowKey, FlowValue, Hook, NextHop, Reason, Settings,
+};
 use lb_ebpf::{Env, Route};
 
 use crate::{
@@ -78,9 +80,9 @@ macro_rules! env {
                 hook: Hook,
                 tuple: &FlowKey<$addr>,
                 reason: Reason,
-                to: Option<&FlowKey<$addr>>,
+                flow: Option<&FlowValue<$addr>>,
             ) {
-                trace::packet(self.ctx, hook, tuple, reason, to);
+                trace::packet(self.ctx, hook, tuple, reason, flow);
             }
         }
     };
