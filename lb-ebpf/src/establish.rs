@@ -19,7 +19,7 @@ const PORT_ATTEMPTS: u32 = 32;
 pub(crate) enum Refusal {
     /// For this reason.
     Reason(Reason),
-    /// Another CPU started the same flow at the same time: its entry counts.
+    /// Another CPU started the same flow at the same time: its entry, now in `Work`, counts.
     Raced,
 }
 
@@ -93,12 +93,27 @@ where
             tables.count_backend(work.flow.backend, 1, 1, u64::from(work.packet.len));
             Ok(())
         }
-        Err(error) => {
+        Err(InsertError::Full) => {
             tables.remove_flow(&work.other);
-            Err(match error {
-                InsertError::Exists => Refusal::Raced,
-                InsertError::Full => Refusal::Reason(Reason::FlowTableFull),
-            })
+            Err(Refusal::Reason(Reason::FlowTableFull))
+        }
+        Err(InsertError::Exists) => {
+            let Some(slot) = tables.flow(&work.packet.tuple) else {
+                tables.remove_flow(&work.other);
+                return Err(Refusal::Reason(Reason::Inconsistent));
+            };
+            work.flow = slot.value();
+            // With the same choice and ports our reverse entry is the winner's too, and whoever
+            // inserted it, it must stay.
+            let Work { flow, other, .. } = work;
+            let shared = flow.src == other.dst
+                && flow.dst == other.src
+                && flow.sport == other.dport
+                && flow.dport == other.sport;
+            if !shared {
+                tables.remove_flow(other);
+            }
+            Err(Refusal::Raced)
         }
     }
 }

@@ -15,8 +15,6 @@ pub trait Family: Address {
     const ETHERTYPE: u16;
     /// Offset of the transport header: packets whose header has another length pass untouched.
     const TRANSPORT: usize;
-    /// Whether a UDP checksum of zero means that there is none (RFC 768; not so in RFC 8200 §8.1).
-    const UDP_CHECKSUM_OPTIONAL: bool;
 
     /// Reads the IP header: addresses, protocol, hop limit and length.
     ///
@@ -48,7 +46,6 @@ pub trait Family: Address {
 impl Family for Addr4 {
     const ETHERTYPE: u16 = header::ETH_P_IP;
     const TRANSPORT: usize = ETH_LEN + size_of::<Ipv4>();
-    const UDP_CHECKSUM_OPTIONAL: bool = true;
 
     #[inline(always)]
     fn parse_ip<F: Frame>(frame: &F, into: &mut Packet<Self>) -> Result<(), Reason> {
@@ -115,7 +112,6 @@ fn life_and_protocol(ip: &Ipv4Tail) -> u32 {
 impl Family for Addr6 {
     const ETHERTYPE: u16 = header::ETH_P_IPV6;
     const TRANSPORT: usize = ETH_LEN + size_of::<Ipv6>();
-    const UDP_CHECKSUM_OPTIONAL: bool = false;
 
     #[inline(always)]
     fn parse_ip<F: Frame>(frame: &F, into: &mut Packet<Self>) -> Result<(), Reason> {
@@ -183,7 +179,8 @@ pub(crate) fn parse<A: Family, F: Frame>(frame: &F, into: &mut Packet<A>) -> Res
             if tcp.offset < 0x50 {
                 return Err(Reason::Malformed);
             }
-            (Ports { sport: tcp.sport, dport: tcp.dport }, tcp.flags, size_of::<Tcp>())
+            let header = usize::from(tcp.offset >> 4) * 4;
+            (Ports { sport: tcp.sport, dport: tcp.dport }, tcp.flags, header)
         }
         proto::UDP => {
             let udp: Udp = frame.load(A::TRANSPORT).ok_or(Reason::Truncated)?;

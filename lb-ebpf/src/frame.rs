@@ -21,7 +21,9 @@ pub trait Frame {
 
     /// Corrects the transport checksum at `at` for a change that was or will be made elsewhere.
     ///
-    /// `optional` says that a checksum of zero means "none" (UDP over IPv4, RFC 768) and stays.
+    /// `optional` says that a checksum of zero means "none" (UDP, RFC 768): it stays, and one that
+    /// comes to zero is written as 0xffff. Over IPv6 too: there a receiver discards what has none
+    /// (RFC 8200 §8.1) unless it is a tunnel's (RFC 6935).
     /// Implementations know whether the checksum is complete or left to the device to finish.
     fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()>;
 

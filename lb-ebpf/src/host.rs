@@ -7,6 +7,8 @@ use std::{
     vec::Vec,
 };
 
+pub mod craft;
+
 use bytemuck::{AnyBitPattern, NoUninit};
 use lb_common::{
     Address, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey,

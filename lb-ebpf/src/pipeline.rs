@@ -174,13 +174,13 @@ fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> 
     }
     let verdict = match flow.action {
         FORWARD if flow.next_hop.generation == 0 => Verdict::RedirectNeighbour,
-        FORWARD => {
+        // To the node too: its stack takes only what is addressed to the device where it enters.
+        FORWARD | TO_HOST => {
             if rewrite::address(frame, &flow.next_hop).is_none() {
                 return Decision::drop(Reason::RewriteFailed);
             }
-            Verdict::Redirect
+            if flow.action == FORWARD { Verdict::Redirect } else { Verdict::ToHost }
         }
-        TO_HOST => Verdict::ToHost,
         _ => Verdict::Stack,
     };
     Decision { ifindex: flow.next_hop.ifindex, verdict, reason }
@@ -248,15 +248,9 @@ where
     E: Env<A>,
 {
     match establish::insert(tables, env, work) {
-        Ok(()) => {}
+        // The entry that won a race is as good as ours.
+        Ok(()) | Err(Refusal::Raced) => {}
         Err(Refusal::Reason(reason)) => return Step::drop(reason),
-        Err(Refusal::Raced) => {
-            // The entry that won is as good as ours.
-            let Some(slot) = tables.flow(&work.packet.tuple) else {
-                return Step::drop(Reason::Inconsistent);
-            };
-            work.flow = slot.value();
-        }
     }
     let forward = work.flow.action == FORWARD;
     if work.place.is_xdp() && (!forward || work.flow.next_hop.generation == 0) {

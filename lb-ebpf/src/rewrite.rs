@@ -25,7 +25,7 @@ pub(crate) fn translate<A: Family, F: Frame>(
     frame.store(A::TRANSPORT, Ports { sport: flow.sport.to_be(), dport: flow.dport.to_be() })?;
     let delta = Delta { pseudo: flow.address_delta, segment: flow.port_delta };
     if protocol == proto::UDP {
-        frame.correct_checksum(A::TRANSPORT + UDP_CHECK, delta, A::UDP_CHECKSUM_OPTIONAL)
+        frame.correct_checksum(A::TRANSPORT + UDP_CHECK, delta, true)
     } else {
         frame.correct_checksum(A::TRANSPORT + TCP_CHECK, delta, false)
     }

@@ -15,7 +15,8 @@ pub enum Verdict {
     /// It was rewritten except for the Ethernet header: out of the device, the kernel finds the
     /// neighbour.
     RedirectNeighbour,
-    /// It was rewritten: into the ingress of the device, for a process of this node.
+    /// It was rewritten, Ethernet header included: into the ingress of the device, for a process of
+    /// this node.
     ToHost,
     /// It was turned into its own answer: back where it came from.
     Answer,
@@ -30,7 +31,7 @@ pub enum Verdict {
 #[repr(C)]
 pub struct Decision {
     /// The device that [`Verdict::Redirect`], [`Verdict::RedirectNeighbour`] and
-    /// [`Verdict::ToHost`] mean; else 0.
+    /// [`Verdict::ToHost`] mean; else of no meaning.
     pub ifindex: u32,
     /// What to do.
     pub verdict: Verdict,

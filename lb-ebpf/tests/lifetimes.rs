@@ -1,0 +1,199 @@
+//! When a flow is over, and what its next packet then gets.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod world;
+
+use lb_common::{BackendState, FrontendKind, Hook, Reason, Seen, proto};
+use lb_ebpf::{Verdict, refuse::Answer};
+use world::{HZ, POD, POD_DEVICE, POD_OWN, World, addr, key, sent};
+
+both_families![
+    what_each_direction_shows_is_kept_apart,
+    a_syn_chooses_again_only_over_a_finished_connection,
+    tcp_stays_with_a_backend_that_left,
+    udp_leaves_a_backend_that_left_at_its_next_packet,
+    udp_is_refused_when_the_last_backend_left,
+    an_unanswered_udp_flow_ends_early,
+    an_answered_udp_flow_ends_late,
+    a_connected_sockets_datagram_is_no_node_ports,
+];
+
+const FIN: u8 = 0x11;
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// A pod's flow to the VIP, and how it gets on.
+struct Talk<'a, A: Answer> {
+    world: &'a mut World<A>,
+    proto: u8,
+}
+
+impl<'a, A: Answer> Talk<'a, A> {
+    /// Between `pod` and a Service with these backends.
+    fn new(world: &'a mut World<A>, proto: u8, backends: &[&str]) -> Self {
+        *world = World::new();
+        let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, backends);
+        Self { world, proto }
+    }
+
+    fn says(&mut self, flags: u8) -> Reason {
+        let craft = sent::<A>(&key("pod", 4000, "vip", 80, self.proto), [POD, POD_OWN]);
+        let frame = craft.flags(flags).frame();
+        self.world.run(Hook::PodIn, POD_DEVICE, &frame).0.reason
+    }
+
+    fn hears(&mut self, flags: u8) -> Reason {
+        let backend = self.backend();
+        let tuple =
+            lb_common::FlowKey { src: backend, ..key("pod", 8080, "pod", 4000, self.proto) };
+        let frame = sent::<A>(&tuple, [POD_OWN, POD]).flags(flags).frame();
+        self.world.run(Hook::PodOut, POD_DEVICE, &frame).0.reason
+    }
+
+    fn backend(&self) -> A {
+        self.world.flow(&key("pod", 4000, "vip", 80, self.proto)).expect("a flow").dst
+    }
+
+    /// The next random choice falls on the backend at the end, or at the start.
+    fn choose(&self, last: bool) {
+        self.world.env.random.set(if last { u32::MAX } else { 0 });
+    }
+
+    fn wait(&self, seconds: u32) {
+        let now = &self.world.env.now;
+        now.set(now.get().wrapping_add(seconds * HZ));
+    }
+
+    fn seen(&self) -> [u8; 2] {
+        let flows = self.world.tables.flows.borrow();
+        let of = |reverse| {
+            flows.values().find(|flow| flow.get().reverse == reverse).map_or(0, |f| f.get().seen)
+        };
+        [of(0), of(1)]
+    }
+}
+
+fn what_each_direction_shows_is_kept_apart<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::TCP, &["other-pod"]);
+    assert_eq!(talk.says(SYN), Reason::NewFlow);
+    assert_eq!(talk.seen(), [Seen::PACKET, 0]);
+    assert_eq!(talk.hears(SYN_ACK), Reason::Reply);
+    assert_eq!(talk.seen(), [Seen::PACKET, Seen::PACKET]);
+    assert_eq!(talk.says(ACK), Reason::Forward);
+    assert_eq!(talk.seen(), [Seen::PACKET | Seen::ACK, Seen::PACKET]);
+    assert_eq!(talk.hears(FIN), Reason::Reply);
+    assert_eq!(talk.says(RST), Reason::Forward);
+    let seen = Seen::PACKET | Seen::ACK | Seen::RST;
+    assert_eq!(talk.seen(), [seen, Seen::PACKET | Seen::FIN]);
+}
+
+fn a_syn_chooses_again_only_over_a_finished_connection<A: Answer>(world: &mut World<A>) {
+    // What client and backend send, and whether the connection is over then.
+    let cases: [(&[u8], &[u8], bool); 7] = [
+        (&[SYN], &[], false),
+        (&[SYN, ACK], &[SYN_ACK], false),
+        (&[SYN, ACK, FIN], &[SYN_ACK], false),
+        (&[SYN, ACK], &[SYN_ACK, FIN], false),
+        (&[SYN, ACK, FIN], &[SYN_ACK, FIN], true),
+        (&[SYN, RST], &[], true),
+        (&[SYN], &[RST], true),
+    ];
+    for (client, backend, over) in cases {
+        let mut talk = Talk::new(world, proto::TCP, &["other-pod", "remote-pod"]);
+        talk.choose(false);
+        for flags in client {
+            let _ = talk.says(*flags);
+        }
+        for flags in backend {
+            assert_eq!(talk.hears(*flags), Reason::Reply);
+        }
+        assert_eq!(talk.backend(), addr("other-pod"));
+        talk.choose(true);
+        let (reason, to) =
+            if over { (Reason::NewFlow, "remote-pod") } else { (Reason::Forward, "other-pod") };
+        assert_eq!(talk.says(SYN), reason, "{client:?} {backend:?}");
+        assert_eq!(talk.backend(), addr(to));
+        world.assert_pairs();
+        assert_eq!(world.tables.flows.borrow().len(), 2);
+    }
+}
+
+fn tcp_stays_with_a_backend_that_left<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::TCP, &["other-pod"]);
+    let _ = talk.says(SYN);
+    talk.world.set_state(1, BackendState::Gone);
+    assert_eq!(talk.says(ACK), Reason::Forward);
+    assert_eq!(talk.hears(ACK), Reason::Reply);
+}
+
+fn udp_leaves_a_backend_that_left_at_its_next_packet<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::UDP, &["other-pod", "remote-pod"]);
+    talk.choose(false);
+    let _ = talk.says(0);
+    let _ = talk.hears(0);
+    talk.world.set_state(1, BackendState::Gone);
+    // Its last replies still arrive; the next packet goes elsewhere.
+    assert_eq!(talk.hears(0), Reason::Reply);
+    talk.choose(true);
+    assert_eq!(talk.says(0), Reason::NewFlow);
+    assert_eq!(talk.backend(), addr("remote-pod"));
+    world.assert_pairs();
+    assert_eq!(world.tables.flows.borrow().len(), 2);
+}
+
+fn udp_is_refused_when_the_last_backend_left<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::UDP, &["other-pod"]);
+    let _ = talk.says(0);
+    talk.world.set_state(1, BackendState::Gone);
+    for value in talk.world.tables.frontends.values_mut() {
+        value.len = 0;
+    }
+    let frame = sent::<A>(&key("pod", 4000, "vip", 80, proto::UDP), [POD, POD_OWN]).frame();
+    let (decision, _) = world.run(Hook::PodIn, POD_DEVICE, &frame);
+    assert_eq!((decision.verdict, decision.reason), (Verdict::Answer, Reason::NoBackend));
+    assert!(world.tables.flows.borrow().is_empty());
+}
+
+fn an_unanswered_udp_flow_ends_early<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::UDP, &["other-pod"]);
+    let _ = talk.says(0);
+    talk.wait(30);
+    assert_eq!(talk.says(0), Reason::Forward);
+    talk.wait(32);
+    assert_eq!(talk.says(0), Reason::NewFlow);
+}
+
+fn an_answered_udp_flow_ends_late<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::UDP, &["other-pod"]);
+    let _ = talk.says(0);
+    let _ = talk.hears(0);
+    talk.wait(118);
+    assert_eq!(talk.says(0), Reason::Forward);
+    // A reply keeps it alive as well, even over the wrap of the clock.
+    talk.world.env.now.set(u32::MAX - 100);
+    let _ = talk.hears(0);
+    let _ = talk.says(0);
+    talk.wait(110);
+    let _ = talk.hears(0);
+    talk.wait(110);
+    assert_eq!(talk.says(0), Reason::Forward);
+    talk.wait(122);
+    assert_eq!(talk.says(0), Reason::NewFlow);
+}
+
+/// The node sent from a port of that number itself: the reply is its own.
+fn a_connected_sockets_datagram_is_no_node_ports<A: Answer>(world: &mut World<A>) {
+    let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::UDP, &["remote-pod"]);
+    let tuple = key("client", 53, "node", 30000, proto::UDP);
+    world.env.awaited.push(tuple);
+    let frame = sent::<A>(&tuple, [world::ROUTER, world::OWN]).frame();
+    for hook in [Hook::ExternalIn, Hook::Xdp] {
+        let (decision, bytes) = world.run(hook, world::EXTERNAL, &frame);
+        assert_eq!(decision, lb_ebpf::Decision::pass(Reason::HostSocket));
+        assert_eq!(bytes, frame);
+    }
+    assert!(world.tables.flows.borrow().is_empty());
+}

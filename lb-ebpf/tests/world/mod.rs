@@ -1,0 +1,250 @@
+//! A node in memory, the same in both families: devices, routes, Services and clients.
+//!
+//! Only addresses and facts are here; what the datapath must do with them is written in the tests.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::net::IpAddr;
+
+use lb_common::{
+    BackendState, BackendValue, DeviceRole, DeviceValue, FlowKey, FlowValue, FrontendKey,
+    FrontendKind, FrontendValue, Hook, MacAddr, NextHop, Reason, Settings, proto,
+};
+use lb_ebpf::{
+    Decision, Place, Route, Tables, Verdict, Work,
+    host::{MemoryEnv, MemoryFrame, MemoryTables, craft::Craft},
+    process,
+    refuse::Answer,
+};
+
+pub(crate) const EXTERNAL: u32 = 2;
+pub(crate) const POD_DEVICE: u32 = 5;
+pub(crate) const OTHER_POD_DEVICE: u32 = 6;
+pub(crate) const GENERATION: u32 = 7;
+pub(crate) const HZ: u32 = 250;
+
+/// Instantiates generic tests for both families.
+#[macro_export]
+macro_rules! both_families {
+    ($($name:ident),* $(,)?) => {$(
+        mod $name {
+            #[test]
+            fn ipv4() {
+                super::world::check(super::$name::<lb_common::Addr4>);
+            }
+            #[test]
+            fn ipv6() {
+                super::world::check(super::$name::<lb_common::Addr6>);
+            }
+        }
+    )*};
+}
+
+pub(crate) fn check<A: Answer>(test: fn(&mut World<A>)) {
+    test(&mut World::new());
+}
+
+/// Addresses of a family by their roles.
+pub(crate) fn addr<A: Answer>(name: &str) -> A {
+    let (v4, v6) = match name {
+        "node" => ("192.0.2.1", "2001:db8:1::1"),
+        "node-at-pods" => ("10.1.0.1", "2001:db8:a1::1"),
+        "pod" => ("10.1.0.5", "2001:db8:a1::5"),
+        "other-pod" => ("10.1.0.6", "2001:db8:a1::6"),
+        "remote-pod" => ("10.2.0.9", "2001:db8:a2::9"),
+        "client" => ("198.51.100.7", "2001:db8:f::7"),
+        "vip" => ("10.96.0.10", "fd00:10:96::a"),
+        "other-vip" => ("10.96.0.11", "fd00:10:96::b"),
+        "loopback" => ("127.0.0.1", "::1"),
+        _ => panic!("no address is called {name}"),
+    };
+    let ip: IpAddr = if A::FAMILY == lb_common::Family::V4 { v4 } else { v6 }.parse().unwrap();
+    A::from_ip(ip).unwrap()
+}
+
+pub(crate) const fn mac(last: u8) -> MacAddr {
+    MacAddr { octets: [2, 0, 0, 0, 0, last] }
+}
+
+/// Neighbours: the router outside, the pods, and our own ends.
+pub(crate) const ROUTER: MacAddr = mac(0x0a);
+pub(crate) const OWN: MacAddr = mac(0x01);
+pub(crate) const POD: MacAddr = mac(0x55);
+pub(crate) const POD_OWN: MacAddr = mac(0x05);
+pub(crate) const OTHER_POD: MacAddr = mac(0x66);
+pub(crate) const OTHER_POD_OWN: MacAddr = mac(0x06);
+
+pub(crate) struct World<A: Answer> {
+    pub(crate) tables: MemoryTables<A>,
+    pub(crate) env: MemoryEnv<A>,
+    pub(crate) work: Work<A>,
+    services: u32,
+}
+
+impl<A: Answer> World<A> {
+    pub(crate) fn new() -> Self {
+        let mut env = MemoryEnv {
+            generation: GENERATION,
+            settings: Settings {
+                hz: HZ,
+                udp_unreplied: 30,
+                udp_replied: 120,
+                snat_first: 16384,
+                snat_count: 16384,
+                ..Settings::default()
+            },
+            ..MemoryEnv::default()
+        };
+        env.now.set(1_000_000);
+        let node = snat::<A>("node");
+        let at_pods = snat::<A>("node-at-pods");
+        for (ifindex, device, role) in [
+            (1, DeviceValue::default(), DeviceRole::Loopback),
+            (EXTERNAL, node, DeviceRole::External),
+            (POD_DEVICE, at_pods, DeviceRole::Workload),
+            (OTHER_POD_DEVICE, at_pods, DeviceRole::Workload),
+        ] {
+            let _ = env.devices.insert(ifindex, DeviceValue { role: role as u8, ..device });
+        }
+        for (name, route) in [
+            ("node", Route::Local),
+            ("loopback", Route::Local),
+            ("pod", via(POD_DEVICE, POD, POD_OWN)),
+            ("other-pod", via(OTHER_POD_DEVICE, OTHER_POD, OTHER_POD_OWN)),
+            ("remote-pod", via(EXTERNAL, ROUTER, OWN)),
+            ("client", via(EXTERNAL, ROUTER, OWN)),
+        ] {
+            let _ = env.routes.insert(addr(name), route);
+        }
+        let mut tables = MemoryTables::new(100_000);
+        // Slot and backend 0 stay empty, as in the kernel.
+        tables.slots.push(0);
+        Self { tables, env, work: Work::default(), services: 0 }
+    }
+
+    /// A frontend with these backends, one after the other from a fresh id; returns the first id.
+    pub(crate) fn serve(
+        &mut self,
+        kind: FrontendKind,
+        name: &str,
+        port: u16,
+        proto: u8,
+        backends: &[&str],
+    ) -> u32 {
+        self.services += 1;
+        let base = u32::try_from(self.tables.slots.len()).unwrap();
+        let first = u32::try_from(self.tables.backends.len()).unwrap() + 1;
+        for (id, backend) in (first..).zip(backends) {
+            self.tables.slots.push(id);
+            let backend = BackendValue {
+                addr: addr(backend),
+                port: 8080,
+                proto,
+                state: BackendState::Serving as u8,
+                service: self.services,
+            };
+            let _ = self.tables.backends.insert(id, backend);
+        }
+        let value = FrontendValue {
+            service: self.services,
+            base,
+            len: u32::try_from(backends.len()).unwrap(),
+            kind: kind as u8,
+            pad: [0; 3],
+        };
+        self.tables.add_frontend(FrontendKey::new(addr(name), port, proto), value);
+        if kind == FrontendKind::ClusterIp {
+            let marker = FrontendValue { kind: FrontendKind::Marker as u8, ..Default::default() };
+            self.tables.add_frontend(FrontendKey::marker(addr(name)), marker);
+        }
+        first
+    }
+
+    /// Runs a frame through a hook.
+    pub(crate) fn run(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Decision, Vec<u8>) {
+        run_with(&self.tables, &self.env, &mut self.work, Place { hook, ifindex }, bytes)
+    }
+
+    pub(crate) fn flow(&self, key: &FlowKey<A>) -> Option<FlowValue<A>> {
+        self.tables.flows.borrow().get(key).map(|flow| flow.get())
+    }
+
+    /// Both entries of every pair name each other, and checksums of nothing else are in the map.
+    pub(crate) fn assert_pairs(&self) {
+        let flows = self.tables.flows.borrow();
+        for (key, value) in flows.iter() {
+            let value = value.get();
+            let mut other = FlowKey::default();
+            value.write_other_key(key.proto, &mut other);
+            let back = flows.get(&other).expect("the other entry of the pair").get();
+            let mut again = FlowKey::default();
+            back.write_other_key(key.proto, &mut again);
+            assert_eq!(again, *key);
+            assert_eq!(back.reverse, 1 - value.reverse);
+        }
+    }
+
+    pub(crate) fn set_state(&mut self, backend: u32, state: BackendState) {
+        self.tables.backends.get_mut(&backend).unwrap().state = state as u8;
+    }
+}
+
+/// Runs a frame over any tables.
+pub(crate) fn run_with<A: Answer, T: Tables<A>>(
+    tables: &T,
+    env: &MemoryEnv<A>,
+    work: &mut Work<A>,
+    place: Place,
+    bytes: &[u8],
+) -> (Decision, Vec<u8>) {
+    let mut frame = MemoryFrame { bytes: bytes.to_vec() };
+    let decision = process(&mut frame, tables, env, place, work);
+    (decision, frame.bytes)
+}
+
+fn via(ifindex: u32, dmac: MacAddr, smac: MacAddr) -> Route {
+    Route::Via(NextHop { ifindex, generation: GENERATION, dmac, smac })
+}
+
+fn snat<A: Answer>(name: &str) -> DeviceValue {
+    let ip = addr::<A>(name).ip();
+    DeviceValue {
+        snat4: lb_common::Address::from_ip(ip).unwrap_or_default(),
+        snat6: lb_common::Address::from_ip(ip).unwrap_or_default(),
+        ..DeviceValue::default()
+    }
+}
+
+pub(crate) fn key<A: Answer>(
+    src: &str,
+    sport: u16,
+    dst: &str,
+    dport: u16,
+    proto: u8,
+) -> FlowKey<A> {
+    FlowKey { src: addr(src), dst: addr(dst), sport, dport, proto, pad: [0; 3] }
+}
+
+/// A frame as its sender makes it, from `from` to `to`.
+pub(crate) fn sent<A: Answer>(tuple: &FlowKey<A>, [from, to]: [MacAddr; 2]) -> Craft {
+    Craft { eth: [to.octets, from.octets], ..Craft::of(tuple) }
+}
+
+/// The same frame a router later.
+pub(crate) fn hop(craft: &Craft, [from, to]: [MacAddr; 2]) -> Craft {
+    Craft { eth: [to.octets, from.octets], hop_limit: craft.hop_limit - 1, ..craft.clone() }
+}
+
+pub(crate) fn stack(reason: Reason) -> Decision {
+    Decision::new(Verdict::Stack, reason)
+}
+
+pub(crate) fn redirect(ifindex: u32, reason: Reason) -> Decision {
+    Decision { ifindex, verdict: Verdict::Redirect, reason }
+}
+
+pub(crate) fn to_host(ifindex: u32, reason: Reason) -> Decision {
+    Decision { ifindex, verdict: Verdict::ToHost, reason }
+}
+
+pub(crate) const PROTOS: [u8; 2] = [proto::TCP, proto::UDP];
