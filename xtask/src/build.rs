@@ -1,11 +1,13 @@
-//! `cargo xtask build`: the eBPF objects, then the agent that embeds them.
+//! `cargo xtask build`: the eBPF objects, then the agent that embeds them, and the lab that runs it.
+
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
 use crate::ebpf::{self, Toolchain, Variant};
-use crate::process;
 use crate::step::Step;
+use crate::{process, workspace};
 
 /// Options of `cargo xtask build`.
 #[derive(Args)]
@@ -18,7 +20,7 @@ pub(crate) struct Build {
 impl Build {
     pub(crate) fn run(self) -> Result<()> {
         let _ = objects()?;
-        if self.objects_only { Ok(()) } else { agent() }
+        if self.objects_only { Ok(()) } else { programs().map(drop) }
     }
 }
 
@@ -31,11 +33,19 @@ pub(crate) fn objects() -> Result<Toolchain> {
     Ok(toolchain)
 }
 
-/// Builds the agent. The objects must be there.
-pub(crate) fn agent() -> Result<()> {
-    let step = Step::begin("building the agent");
-    process::run(process::cargo().args(["build", "--release", "-p", "lb-userspace"]))
-        .context("building the agent")?;
+/// Builds what runs on this host, the agent and the programs of the lab, and returns their directory.
+/// The objects must be there.
+///
+/// Always both: cargo would compile dependencies once more for another selection of packages.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let step = Step::begin("building the agent and the lab (some minutes the first time)");
+    let mut cargo = process::cargo();
+    let _ = cargo.args(["build", "--release", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]);
+    let programs = workspace::target().join("release");
+    if programs.join("lb").is_file() {
+        let _ = cargo.arg("--quiet");
+    }
+    process::run(&mut cargo).context("building the agent and the lab")?;
     step.done();
-    Ok(())
+    Ok(programs)
 }

@@ -29,7 +29,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build the eBPF objects and then the agent (target/release/lb)
+    /// Build the eBPF objects, the agent (target/release/lb) and the lab
     Build(build::Build),
     /// Open the vote lab; with `-- <flags>`: run the agent on this host
     Run(run::Run),

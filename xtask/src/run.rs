@@ -5,14 +5,12 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::step::Step;
-use crate::{build, prerequisites, process, workspace};
+use crate::{build, prerequisites, process};
 
 /// Options of `cargo xtask run`.
 #[derive(Args)]
@@ -34,26 +32,14 @@ fn lab() -> Result<()> {
     }
     prerequisites::programs()?;
     let _ = build::objects()?;
-    let bin = release_programs()?;
+    let bin = build::programs()?;
     process::run(Command::new(bin.join("lb-lab")).arg("vote").env("LB_BIN", bin.join("lb")))
         .context("the vote lab")
 }
 
-/// Builds the agent and the lab in one go (twice would compile some dependencies twice), and returns
-/// their directory.
-pub(crate) fn release_programs() -> Result<PathBuf> {
-    let step = Step::begin("building the agent and the lab (some minutes the first time)");
-    let mut cargo = process::cargo();
-    let _ = cargo.args(["build", "--release", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]);
-    process::run(&mut cargo).context("building the agent and the lab")?;
-    step.done();
-    Ok(workspace::target().join("release"))
-}
-
 fn agent(words: &[OsString]) -> Result<()> {
     let _ = build::objects()?;
-    build::agent()?;
-    let agent = workspace::target().join("release/lb");
+    let agent = build::programs()?.join("lb");
     let mut command = Command::new(&agent);
     // `-- --source DIR` means `lb run --source DIR`; `-- status` means what it says.
     if words.first().is_some_and(|word| word.as_encoded_bytes().starts_with(b"-")) {

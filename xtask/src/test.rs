@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::step::Step;
 use crate::verdicts::{Reader, Tally};
-use crate::{build, lint, prerequisites, process, run};
+use crate::{build, lint, prerequisites, process};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -37,7 +37,7 @@ impl Test {
             failures.note(lint::host());
             failures.note(lint::bpf(&toolchain));
         }
-        let programs = run::release_programs()?;
+        let programs = build::programs()?;
         let mut tally = Tally::default();
         for (what, selection) in PHASES {
             let mut cargo = process::cargo();
@@ -57,10 +57,11 @@ impl Test {
     }
 }
 
-/// What the phases are called, and cargo's words that select them.
+/// What the phases are called, and cargo's words that select them. All name the whole workspace: cargo
+/// would compile dependencies once more for another selection of packages.
 const PHASES: [(&str, &[&str]); 2] = [
-    ("unit and property tests", &["--workspace", "--exclude", "lb-tests"]),
-    ("packets, goldens and the lab", &["-p", "lb-tests"]),
+    ("unit and property tests", &["--workspace", "--lib", "--bins"]),
+    ("packets, goldens and the lab", &["--workspace", "--test", "*"]),
 ];
 
 #[derive(Default)]
