@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_directory_without_maps_is_explained() {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped, not root: opening pins needs privileges");
+            println!("SKIPPED: not root: opening pins needs privileges");
             return;
         }
         let dir = tempfile::tempdir().expect("a temporary directory");

@@ -37,11 +37,11 @@ impl Drop for Node {
 /// Runs `test` on a node of its own, or says aloud why it cannot.
 pub(crate) fn on_node(name: &str, test: impl FnOnce(&Node) + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped {name}: needs root for namespaces and BPF");
+        println!("SKIPPED: not root: namespaces and BPF need it");
         return;
     }
     if !Object::Normal.is_embedded() {
-        eprintln!("skipped {name}: built without the eBPF objects, run `cargo xtask build`");
+        println!("SKIPPED: built without the eBPF objects, run `cargo xtask build`");
         return;
     }
     let result = thread::Builder::new()
