@@ -52,6 +52,7 @@ enum Seen {
     Client,
     Node1,
     Node2,
+    Loopback,
 }
 
 use Backend::{Host1, Host2, Local, Own, Remote};
@@ -79,6 +80,9 @@ fn seen(from: From, to: To, backend: Backend) -> Seen {
         // Node 2 gets it as any traffic from outside.
         (_, To::NodePort2, Remote | Host2) => Seen::Client,
         (_, To::NodePort2, _) => Seen::Node2,
+        // From loopback to the node itself nothing needs another address. The socket hooks give
+        // the socket the backend's address before it has one of its own.
+        (From::Unhooked, To::Loopback, Host1) => Seen::Loopback,
         (From::Host | From::Unhooked, ..) => Seen::Node1,
         (From::Outside, _, Local | Own | Host1) => Seen::Client,
         (From::Outside, ..) => Seen::Node1,
@@ -90,6 +94,8 @@ struct Table<'a> {
     wrong: String,
     cells: u32,
     bridged: bool,
+    /// Whether socket hooks see what host processes do.
+    hooked: bool,
 }
 
 impl Table<'_> {
@@ -123,7 +129,12 @@ impl Table<'_> {
                 To::NodePort2 => nodes[1].addresses.at(family, node_port),
                 To::Loopback => loopback(family, node_port),
             };
-            let source = match seen(from, to, backend) {
+            let as_if = if from == From::Host && !self.hooked { From::Unhooked } else { from };
+            let source = match seen(as_if, to, backend) {
+                Seen::Loopback => {
+                    let ip = |family| loopback(family, 0).ip();
+                    Addresses { v4: ip(Family::V4), v6: ip(Family::V6) }
+                }
                 Seen::Client => self.worker(from).1,
                 Seen::Node1 => self.node1_towards(backend),
                 Seen::Node2 => nodes[1].addresses,
@@ -194,12 +205,13 @@ fn services(cluster: &Cluster) {
 /// Walks the table; `froms` says whose rows.
 fn walk(setup: Setup, flags: &[&str], froms: &[From]) {
     let bridged = setup.pod_network == PodNetwork::Bridged;
+    let hooked = !flags.contains(&"--socket-lb=off");
     let Some(cluster) = Cluster::start_or_skip(setup, flags) else { return };
     services(&cluster);
     let captures: Vec<_> = ["node1", "node2"]
         .map(|device| cluster.lab.underlay.worker.capture(device).unwrap())
         .into();
-    let mut table = Table { cluster: &cluster, wrong: String::new(), cells: 0, bridged };
+    let mut table = Table { cluster: &cluster, wrong: String::new(), cells: 0, bridged, hooked };
     for from in froms {
         for to in [To::ClusterIp, To::NodePort1, To::NodePort2, To::Loopback] {
             // Loopback addresses mean the node only to its own processes.

@@ -111,10 +111,16 @@ fn route6<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr6>, generation
     let Some(fib) = request(ifindex, to, AF_INET6) else {
         return Route::None;
     };
-    fib.__bindgen_anon_3.ipv6_src = to.src.words();
+    // The kernel takes a packet from ::1 for one that is never forwarded; ours will leave with
+    // another source.
+    let src = to.src.words();
+    fib.__bindgen_anon_3.ipv6_src = if src == LOOPBACK6 { [0; 4] } else { src };
     fib.__bindgen_anon_4.ipv6_dst = to.dst.words();
     look_up(ctx, fib, generation)
 }
+
+/// The address `::1`.
+const LOOPBACK6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
