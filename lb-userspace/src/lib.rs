@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod devices;
+pub mod housekeeper;
 pub mod maps;
 pub mod model;
 pub mod nodeport;

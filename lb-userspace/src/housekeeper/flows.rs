@@ -1,0 +1,143 @@
+//! Sweeps the flow map of one family.
+//!
+//! Invariant: both entries of a pair go together, the forward one first, so that what remains when
+//! we die in between is an entry that nothing reaches, which the next sweep removes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+};
+
+use bytemuck::Pod;
+use lb_common::{FlowKey, FlowValue, proto};
+
+use super::{
+    Removed,
+    expiry::{Lifetimes, expired},
+};
+use crate::{
+    clock::Jiffies,
+    maps::{
+        bpf::Access,
+        family::MapFamily,
+        table::{Scan, Table, TableError},
+    },
+};
+
+/// How long an entry may be without the other one of its pair, in seconds: pairs are made one entry
+/// after the other, within microseconds.
+const ORPHAN: u32 = 5;
+
+/// The flow map of one family, and how far it is swept.
+#[derive(Debug)]
+pub(super) struct Flows<A>
+where
+    FlowKey<A>: Pod,
+    FlowValue<A>: Pod,
+{
+    table: Table<FlowKey<A>, FlowValue<A>>,
+    scan: Scan<FlowKey<A>, FlowValue<A>>,
+}
+
+/// What a sweep goes by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms<'a> {
+    pub(super) now: Jiffies,
+    pub(super) hz: u32,
+    pub(super) lifetimes: &'a Lifetimes,
+    /// Backends whose UDP flows go at once.
+    pub(super) gone: &'a HashSet<u32>,
+}
+
+/// Entries that shall be removed.
+struct Doomed<K> {
+    /// Pairs, by the key of the forward entry: a slice may meet a pair twice.
+    pairs: BTreeMap<K, K>,
+    orphans: Vec<K>,
+}
+
+impl<A: MapFamily> Flows<A>
+where
+    FlowKey<A>: Pod,
+    FlowValue<A>: Pod,
+{
+    /// Opens the map in the directory `maps`.
+    pub(super) fn open(maps: &Path) -> Result<Self, TableError> {
+        let table = Table::open(maps, A::FLOWS, Access::ReadWrite)?;
+        Ok(Self { table, scan: Scan::with_slice(super::SLICE) })
+    }
+
+    /// Sweeps the next slice; true when it was the last. Adds the backends that are named to
+    /// `named` and the number of entries to `entries`.
+    pub(super) fn sweep(
+        &mut self,
+        terms: &Terms<'_>,
+        named: &mut HashSet<u32>,
+        entries: &mut usize,
+        removed: &mut Removed,
+    ) -> Result<bool, TableError> {
+        // Most entries were used a moment ago: those need no look at the other of their pair.
+        let moment = terms.lifetimes.shortest().min(ORPHAN).saturating_mul(terms.hz);
+        let mut suspects = Vec::new();
+        let last = self.table.scan(&mut self.scan, |key, value| {
+            *entries += 1;
+            let _new = named.insert(value.backend);
+            let gone = key.proto != proto::TCP && terms.gone.contains(&value.backend);
+            if gone || terms.now.since(value.last_seen) > moment {
+                suspects.push((*key, *value));
+            }
+        })?;
+        let mut doomed = Doomed { pairs: BTreeMap::new(), orphans: Vec::new() };
+        for (key, value) in suspects {
+            self.judge(&key, &value, terms, &mut doomed, removed)?;
+        }
+        doomed.remove(&self.table)?;
+        Ok(last)
+    }
+
+    fn judge(
+        &self,
+        key: &FlowKey<A>,
+        value: &FlowValue<A>,
+        terms: &Terms<'_>,
+        doomed: &mut Doomed<FlowKey<A>>,
+        removed: &mut Removed,
+    ) -> Result<(), TableError> {
+        let other_key = value.translated(key.proto).reversed();
+        let pair = self.table.get(&other_key)?;
+        let pair = pair.filter(|other| other.translated(key.proto).reversed() == *key);
+        let gone = key.proto != proto::TCP && terms.gone.contains(&value.backend);
+        let Some(other) = pair else {
+            if gone || terms.now.since(value.last_seen) > ORPHAN.saturating_mul(terms.hz) {
+                doomed.orphans.push(*key);
+                removed.orphans += 1;
+            }
+            return Ok(());
+        };
+        let (forward, reverse) = if value.reverse == 0 { (value, &other) } else { (&other, value) };
+        let over = expired(key.proto, forward, reverse, terms.lifetimes, terms.now, terms.hz);
+        if gone || over {
+            let (first, second) =
+                if value.reverse == 0 { (*key, other_key) } else { (other_key, *key) };
+            let met_before = doomed.pairs.insert(first, second).is_some();
+            if !met_before {
+                *(if gone { &mut removed.stale } else { &mut removed.expired }) += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<A: MapFamily> Doomed<FlowKey<A>>
+where
+    FlowKey<A>: Pod,
+    FlowValue<A>: Pod,
+{
+    fn remove(self, table: &Table<FlowKey<A>, FlowValue<A>>) -> Result<(), TableError> {
+        let (first, second): (Vec<_>, Vec<_>) = self.pairs.into_iter().unzip();
+        for keys in [first, second, self.orphans] {
+            table.delete_all(&keys).map_err(|(_, error)| error)?;
+        }
+        Ok(())
+    }
+}
