@@ -96,7 +96,12 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn reaches(&self, len: usize) -> bool {
-        self.ctx.data() + len <= self.ctx.data_end()
+        // By the length, not by comparing pointers: the context's fields have 32 bits in the source
+        // and 64 in the kernel, and where no access follows, neither compiler nor verifier minds a
+        // pointer of which the compiler kept half. Half of both still has the right difference.
+        // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
+        let (start, end) = unsafe { ((*self.ctx.ctx).data, (*self.ctx.ctx).data_end) };
+        end.wrapping_sub(start) as usize >= len
     }
 
     #[inline(always)]
