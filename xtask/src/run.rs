@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{build, prerequisites, process};
+use crate::{build, prerequisites};
 
 /// Options of `cargo xtask run`.
 #[derive(Args)]
@@ -33,18 +33,22 @@ fn lab() -> Result<()> {
     prerequisites::programs()?;
     let _ = build::objects()?;
     let bin = build::programs()?;
-    process::run(Command::new(bin.join("lb-lab")).arg("vote").env("LB_BIN", bin.join("lb")))
-        .context("the vote lab")
+    become_program(Command::new(bin.join("lb-lab")).arg("vote").env("LB_BIN", bin.join("lb")))
 }
 
 fn agent(words: &[OsString]) -> Result<()> {
     let _ = build::objects()?;
-    let agent = build::programs()?.join("lb");
-    let mut command = Command::new(&agent);
+    let mut command = Command::new(build::programs()?.join("lb"));
     // `-- --source DIR` means `lb run --source DIR`; `-- status` means what it says.
     if words.first().is_some_and(|word| word.as_encoded_bytes().starts_with(b"-")) {
         let _ = command.arg("run");
     }
-    let error = command.args(words).exec();
-    Err(error).with_context(|| format!("starting {}", agent.display()))
+    become_program(command.args(words))
+}
+
+/// Turns this process into the program, so that Ctrl-C and the exit code are the program's own business:
+/// a parent would die of Ctrl-C while the lab still cleans up.
+fn become_program(command: &mut Command) -> Result<()> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("starting {}", command.get_program().display()))
 }
