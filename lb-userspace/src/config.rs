@@ -344,7 +344,12 @@ fn entries(flag: &'static str, n: u32) -> Result<u32, ConfigError> {
     })
 }
 
-fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+/// A path of which every process means the same file.
+///
+/// # Errors
+///
+/// A relative path.
+pub fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     if path.is_absolute() {
         return Ok(path);
     }

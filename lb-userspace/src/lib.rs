@@ -3,6 +3,7 @@
 //! Invariant: `model` and `plan` are pure: they do no I/O, read no clock, and no input makes them
 //! fail. Kubernetes types stop at `source`; BPF types start at `maps`.
 
+pub mod agent;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -66,8 +66,11 @@ pub struct NodeStatus {
 pub struct SourceStatus {
     /// In words.
     pub description: String,
-    /// Whether everything was delivered once: before, nothing is removed from the maps.
+    /// Whether all that can be read was delivered once: before, nothing is written.
     pub synced: bool,
+    /// Whether nothing is missing: before, what an earlier agent programmed is not removed.
+    #[serde(default)]
+    pub complete: bool,
     /// When the last change came.
     pub last_event: Option<u64>,
     /// What ails the source itself, a lost connection say.
@@ -133,6 +136,9 @@ pub struct ProblemStatus {
     pub object: String,
     /// The file that it came from.
     pub file: Option<PathBuf>,
+    /// `warning` when a part of it does not work, `notice` when it works but not as it asks.
+    #[serde(default)]
+    pub severity: String,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -252,6 +258,7 @@ mod tests {
             problems: vec![ProblemStatus {
                 object: "Service shop/vote".into(),
                 file: Some("vote.yaml".into()),
+                severity: "warning".into(),
                 reason: "clusterIP \"x\" is not an address".into(),
             }],
             last_apply: Some(ApplyStatus { at: 1, ops: 3, micros: 250, error: None }),

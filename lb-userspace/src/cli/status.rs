@@ -161,7 +161,11 @@ fn agent_lines(lines: &mut Lines, report: &Report, agent: &Status, now: u64) {
         &format!(
             "{}, {}{}",
             agent.source.description,
-            if agent.source.synced { "synced" } else { "not synced" },
+            match (agent.source.synced, agent.source.complete) {
+                (true, true) => "synced",
+                (true, false) => "synced in part (nothing older is removed until all can be read)",
+                (false, _) => "not synced",
+            },
             agent
                 .source
                 .last_event
@@ -267,6 +271,7 @@ mod tests {
             source: SourceStatus {
                 description: "directory /etc/lb".into(),
                 synced: true,
+                complete: true,
                 last_event: Some(1190),
                 error: None,
             },
@@ -287,6 +292,7 @@ mod tests {
             problems: vec![ProblemStatus {
                 object: "Service shop/vote".into(),
                 file: Some("vote.yaml".into()),
+                severity: "warning".into(),
                 reason: "node port 30000 belongs to Service shop/old".into(),
             }],
             last_apply: Some(ApplyStatus { at: 1190, ops: 12, micros: 850, error: None }),

@@ -139,6 +139,11 @@ impl Datapath {
         &self.warnings
     }
 
+    /// Where the socket programs are attached; `None` when they are off.
+    pub fn cgroup_root(&self) -> Option<&std::path::Path> {
+        self.cgroup_root.as_deref()
+    }
+
     /// The loaded programs.
     pub fn programs_mut(&mut self) -> &mut Programs {
         &mut self.programs

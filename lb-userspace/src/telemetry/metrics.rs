@@ -4,6 +4,7 @@
 //! timer, so a scrape shows what `lb status` and bpftool show.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,6 +21,8 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+
+use crate::status::{MapStatus, Status};
 
 /// How often each reason was counted at each hook, or `None` when the map cannot be read.
 pub type ReadReasons = dyn Fn() -> Option<Vec<(Hook, Reason, u64)>> + Send + Sync;
@@ -47,10 +50,6 @@ pub struct Metrics {
     pub bad_objects: Counter,
     /// Whether the source has delivered everything once.
     pub synced: Gauge,
-    /// Service ports in the maps, both families.
-    pub services: Gauge,
-    /// Backends in the maps, both families.
-    pub backends: Gauge,
     /// Used entries by map.
     pub entries: Family<MapLabel, Gauge>,
     /// Room for entries by map.
@@ -87,8 +86,6 @@ impl Metrics {
             problems: Gauge::default(),
             bad_objects: Counter::default(),
             synced: Gauge::default(),
-            services: Gauge::default(),
-            backends: Gauge::default(),
             entries: Family::default(),
             capacity: Family::default(),
             sync_duration: times(),
@@ -109,8 +106,6 @@ impl Metrics {
         r.register("problems", "Objects of the source that are wrong now", self.problems.clone());
         r.register("bad_objects", "Objects found wrong since the start", self.bad_objects.clone());
         r.register("source_synced", "Whether the source has delivered all", self.synced.clone());
-        r.register("services", "Service ports in the maps", self.services.clone());
-        r.register("backends", "Backends in the maps", self.backends.clone());
         r.register("map_entries", "Used entries by map", self.entries.clone());
         r.register("map_capacity", "Room for entries by map", self.capacity.clone());
         r.register_with_unit(
@@ -138,20 +133,28 @@ impl Metrics {
         registry.register_collector(Box::new(Reasons(read)));
     }
 
-    /// Notes one batch of writes.
-    pub fn note_apply(&self, took: Duration, ops: impl IntoIterator<Item = &'static str>) {
+    /// Notes one batch of writes: how long they took, and how many of each kind.
+    pub fn note_apply(&self, took: Duration, ops: &BTreeMap<&'static str, u64>) {
         self.apply_duration.observe(took.as_secs_f64());
-        for op in ops {
-            let _total = self.ops.get_or_create(&OpLabel { op }).inc();
+        for (op, count) in ops {
+            let _total = self.ops.get_or_create(&OpLabel { op }).inc_by(*count);
         }
     }
 
-    /// Notes how full a map is.
-    pub fn note_map(&self, map: &str, used: usize, capacity: usize) {
-        let label = MapLabel { map: map.to_owned() };
+    /// Notes what the status file says.
+    pub fn note_status(&self, status: &Status) {
         let as_gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let _before = self.entries.get_or_create(&label).set(as_gauge(used));
-        let _before = self.capacity.get_or_create(&label).set(as_gauge(capacity));
+        let devices = || status.devices.iter().filter(|device| !device.programs.is_empty());
+        let failing = status.devices.iter().filter(|device| device.error.is_some());
+        let _before = self.problems.set(as_gauge(status.problems.len()));
+        let _before = self.synced.set(i64::from(status.source.synced));
+        let _before = self.devices.set(as_gauge(devices().count()));
+        let _before = self.device_errors.set(as_gauge(failing.count()));
+        for MapStatus { map, used, capacity } in &status.maps {
+            let label = MapLabel { map: map.clone() };
+            let _before = self.entries.get_or_create(&label).set(as_gauge(*used));
+            let _before = self.capacity.get_or_create(&label).set(as_gauge(*capacity));
+        }
     }
 
     /// All metrics as text.
@@ -234,8 +237,9 @@ mod tests {
     fn maps_that_cannot_be_read_leave_the_rest_readable() {
         let metrics = Metrics::new();
         metrics.add_reasons(Box::new(|| None));
-        metrics.note_map("LB4_FLOWS", 3, 10);
-        metrics.note_apply(Duration::from_micros(50), ["put-frontend"; 2]);
+        let flows = MapStatus { map: "LB4_FLOWS".into(), used: 3, capacity: 10 };
+        metrics.note_status(&Status { maps: vec![flows], ..Status::default() });
+        metrics.note_apply(Duration::from_micros(50), &BTreeMap::from([("put-frontend", 2)]));
         let text = metrics.render();
         assert!(text.contains("lb_map_entries{map=\"LB4_FLOWS\"} 3\n"), "{text}");
         assert!(text.contains("lb_ops_total{op=\"put-frontend\"} 2\n"), "{text}");

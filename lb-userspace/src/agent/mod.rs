@@ -1,0 +1,436 @@
+//! The agent: what sources and devices say becomes maps and attached programs, until it is told to
+//! stop.
+//!
+//! Invariants: one part that fails (a device, an object, a map that is full, the source) never
+//! stops the rest; and the end of the agent, however it comes, changes nothing in the kernel.
+
+mod reconcile;
+mod report;
+mod trace;
+
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{error, info, warn};
+
+pub use self::reconcile::{Pass, Reconciler};
+use crate::{
+    config::Config,
+    datapath::{Datapath, attach::AttachProblem, object::Object, options::Options},
+    devices::{
+        NodeState, Rules,
+        table::{DeviceTable, Generation},
+        watch::Watcher,
+    },
+    maps::{kernel::KernelMaps, reader::Reader},
+    model::{Coverage, Event, Problem},
+    nodeport,
+    plan::{Limits, NodeAddresses},
+    source,
+    status::{self, ApplyStatus, NodeStatus, SourceStatus, Status},
+    telemetry::{http, metrics::Metrics},
+};
+
+/// How long a batch of events may grow before it is written: endpoints often change in groups.
+const COALESCE: Duration = Duration::from_millis(2);
+/// How often what could not be attached is tried again, and the status file renewed.
+const TICK: Duration = Duration::from_secs(10);
+/// Shortest time between two status files.
+const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// Seconds after which a UDP flow without and with replies is over, as in the kernel's conntrack.
+const UDP: (u32, u32) = (30, 120);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When the datapath cannot be started: one sentence that says what is missing and what to do.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let result = runtime.block_on(async { Agent::start(config)?.serve().await });
+    // Whatever runs in the background only reads, or removes what is over: it is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// A running agent.
+struct Agent {
+    config: Config,
+    datapath: Datapath,
+    reconciler: Reconciler<KernelMaps>,
+    watcher: Watcher,
+    devices: DeviceTable,
+    metrics: Metrics,
+    status: Status,
+    status_path: PathBuf,
+    /// The devices when they were last seen.
+    node: NodeState,
+    /// Whether the programs of this process were attached at least once.
+    attached: bool,
+    attach_problems: Vec<AttachProblem>,
+    /// Problems that were logged, and not yet logged as gone.
+    known_problems: HashSet<Problem>,
+    /// Whether the status file is behind, and when it was written last.
+    stale: bool,
+    reported: Option<Instant>,
+}
+
+impl Agent {
+    /// Takes over what is pinned; attaches nothing yet.
+    fn start(config: Config) -> anyhow::Result<Self> {
+        let mut datapath = Datapath::open(&options(&config))?;
+        if config.trace {
+            trace::forward(datapath.programs_mut().ebpf_mut())?;
+        }
+        let maps_dir = datapath.paths().maps();
+        let maps = datapath.maps()?;
+        let reader = Reader::open(&config.pin_dir)?;
+        let limits = limits(&config, &reader, &maps)?;
+        let reconciler = Reconciler::adopt(maps, limits, Instant::now())?;
+        let contents = reconciler.contents()?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pins = %config.pin_dir.display(),
+            services = contents.services.len(),
+            backends = contents.backends.len(),
+            "datapath loaded"
+        );
+        let rules = Rules {
+            external: config.external_devices.clone(),
+            workload: config.workload_devices.clone(),
+            node_ips: config.node_ips.clone(),
+        };
+        let mut generation = Generation::open(&maps_dir)?;
+        let watcher = Watcher::start(rules, move || {
+            if let Err(error) = generation.bump() {
+                warn!(%error, "next hops cannot be renewed");
+            }
+        })
+        .context("watching the devices")?;
+        let metrics = Metrics::new();
+        metrics.add_reasons(Box::new(move || reader.reasons().ok()));
+        if let Some(at) = config.metrics {
+            let metrics = metrics.clone();
+            let _task = tokio::spawn(http::serve(at, Arc::new(move || metrics.render())));
+        }
+        let mut agent = Self {
+            status_path: status::path(&config.state_dir, &config.pin_dir),
+            status: first_status(&config),
+            devices: DeviceTable::open(&maps_dir)?,
+            datapath,
+            reconciler,
+            watcher,
+            metrics,
+            node: NodeState::default(),
+            attached: false,
+            attach_problems: Vec::new(),
+            known_problems: HashSet::new(),
+            stale: true,
+            reported: None,
+            config,
+        };
+        let state = agent.watcher.states().borrow().clone();
+        agent.devices_changed(state);
+        if !contents.services.is_empty() {
+            // What is programmed was right when the last agent ended: no need to wait for the
+            // source before its programs are replaced.
+            agent.attach();
+        }
+        Ok(agent)
+    }
+
+    /// Follows all changes until told to stop.
+    async fn serve(mut self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+        let mut events = source::start(&self.config.source, &self.config.node_name)?;
+        info!(source = %self.config.source, node = self.config.node_name, "agent started");
+        let mut states = self.watcher.states();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.pass();
+            self.report();
+            let wake = self.wake().map(tokio::time::Instant::from_std);
+            tokio::select! {
+                batch = events.recv() => match batch {
+                    Some(batch) => self.events(coalesce(batch, &mut events).await),
+                    None => anyhow::bail!("the source ended"),
+                },
+                Ok(()) = states.changed() => {
+                    let state = states.borrow_and_update().clone();
+                    self.devices_changed(state);
+                    if self.attached {
+                        self.attach();
+                    }
+                }
+                () = sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {}
+                _ = tick.tick() => self.tick(),
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.stale = true;
+        self.reported = None;
+        self.report();
+        info!("agent stopped; the datapath stays and goes on forwarding (`lb cleanup` removes it)");
+        Ok(())
+    }
+
+    /// Takes in what the source says.
+    fn events(&mut self, events: Vec<Event>) {
+        let before = self.reconciler.model().coverage();
+        self.reconciler.events(events);
+        let coverage = self.reconciler.model().coverage();
+        if before == Coverage::None && coverage != Coverage::None {
+            let services = self.reconciler.model().service_names().len();
+            info!(services, complete = coverage == Coverage::Full, "source synced");
+        }
+        self.status.source.last_event = Some(status::now());
+        if self.config.node_ips.is_empty()
+            && let Some(node) = self.reconciler.model().node()
+        {
+            let node_ips = one_a_family(&node.addresses);
+            self.watcher.set_node_ips(node_ips);
+        }
+        self.tell_addresses();
+        self.note_problems();
+        self.stale = true;
+    }
+
+    /// Takes in which devices and addresses the node has.
+    fn devices_changed(&mut self, state: NodeState) {
+        self.node = state;
+        match self.devices.sync(&self.node) {
+            Ok(_) => {}
+            Err(error) => error!(%error, "the devices cannot be told to the programs"),
+        }
+        self.tell_addresses();
+        self.stale = true;
+    }
+
+    /// Tells the planner which addresses the node has.
+    fn tell_addresses(&mut self) {
+        let selectors = &self.config.nodeport_addresses;
+        let node_port = nodeport::select(selectors, &self.node.addresses, &self.primary());
+        if node_port != self.status.node.nodeport_addresses {
+            info!(addresses = ?node_port, "node ports are served at");
+        }
+        self.status.node.addresses = self.primary();
+        self.status.node.nodeport_addresses = node_port.clone();
+        self.reconciler.node(NodeAddresses {
+            local: self.node.addresses.iter().copied().collect(),
+            node_port: node_port.into_iter().collect(),
+        });
+    }
+
+    /// The addresses by which the node is known.
+    fn primary(&self) -> Vec<IpAddr> {
+        let NodeState { primary4, primary6, .. } = self.node;
+        primary4.map(IpAddr::V4).into_iter().chain(primary6.map(IpAddr::V6)).collect()
+    }
+
+    /// Writes what changed, and attaches the programs once there is something to serve.
+    fn pass(&mut self) {
+        let synced = self.reconciler.model().coverage() != Coverage::None;
+        let pass = self.reconciler.pass(Instant::now());
+        if let Some(pass) = pass {
+            self.note_pass(pass);
+        } else if synced && self.status.last_apply.is_none() {
+            // The maps already were what they should be.
+            self.status.last_apply = Some(ApplyStatus { at: status::now(), ..Default::default() });
+            self.stale = true;
+        }
+        if synced && !self.attached {
+            self.attach();
+        }
+    }
+
+    fn note_pass(&mut self, Pass { ops, took, applying, error }: Pass) {
+        let writes: u64 = ops.values().sum();
+        self.metrics.sync_duration.observe(took.as_secs_f64());
+        self.metrics.note_apply(applying, &ops);
+        let counters = &mut self.status.counters;
+        counters.applies += 1;
+        counters.ops += writes;
+        let error = error.map(|error| report::chain(&error));
+        match &error {
+            None if writes > 0 => info!(writes, ?took, "maps written"),
+            None => {}
+            Some(error) => {
+                counters.apply_errors += 1;
+                let _total = self.metrics.apply_errors.inc();
+                error!(error, writes, "writing the maps failed in part, trying again");
+            }
+        }
+        self.status.last_apply = Some(ApplyStatus {
+            at: status::now(),
+            ops: usize::try_from(writes).unwrap_or(usize::MAX),
+            micros: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            error,
+        });
+        self.note_problems();
+        self.stale = true;
+    }
+
+    /// Brings the programs to the devices.
+    fn attach(&mut self) {
+        self.attached = true;
+        let before: HashSet<String> = self.attach_problems.iter().map(text).collect();
+        self.attach_problems = self.datapath.attach(&self.node.devices);
+        for problem in &self.attach_problems {
+            let error = text(problem);
+            if !before.contains(&error) {
+                error!(device = problem.device, error, "no program attached");
+            }
+        }
+        self.stale = true;
+    }
+
+    /// Logs what became wrong, and what no longer is.
+    fn note_problems(&mut self) {
+        let problems: HashSet<Problem> = self.reconciler.problems().into_iter().collect();
+        if problems == self.known_problems {
+            return;
+        }
+        for problem in problems.difference(&self.known_problems) {
+            let file = problem.file.as_deref().map(|file| file.display().to_string());
+            let reason = &*problem.reason;
+            warn!(object = %problem.object, file, reason, "wrong");
+            self.status.counters.bad_objects += 1;
+            let _total = self.metrics.bad_objects.inc();
+        }
+        for problem in self.known_problems.difference(&problems) {
+            info!(object = %problem.object, reason = &*problem.reason, "no longer wrong");
+        }
+        self.known_problems = problems;
+        self.stale = true;
+    }
+
+    /// What has to be done now and then.
+    fn tick(&mut self) {
+        if !self.attach_problems.is_empty() {
+            self.attach();
+        }
+        self.stale = true;
+    }
+
+    /// When there is something to do although nothing happened.
+    fn wake(&self) -> Option<Instant> {
+        let report = self.reported.filter(|_| self.stale).map(|then| then + REPORT_PAUSE);
+        match (report, self.reconciler.wake()) {
+            (Some(report), Some(pass)) => Some(report.min(pass)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Renews the status file, if it is behind and not just written.
+    fn report(&mut self) {
+        let now = Instant::now();
+        if !self.stale || self.reported.is_some_and(|then| now < then + REPORT_PAUSE) {
+            return;
+        }
+        self.stale = false;
+        self.reported = Some(now);
+        let links = self.datapath.paths().links();
+        let attached = report::attached(&links, &self.node.devices, &self.config);
+        let coverage = self.reconciler.model().coverage();
+        self.status.written = status::now();
+        self.status.source.synced = coverage != Coverage::None;
+        self.status.source.complete = coverage == Coverage::Full;
+        self.status.devices = report::devices(&self.node, &attached, &self.attach_problems);
+        let cgroup = self.datapath.cgroup_root().map(ToOwned::to_owned);
+        self.status.sockets =
+            report::sockets(&self.config, cgroup, &attached, &self.attach_problems);
+        let problems: Vec<&Problem> = self.known_problems.iter().collect();
+        self.status.problems = report::problems(&problems);
+        self.metrics.note_status(&self.status);
+        if let Err(error) = status::write(&self.status_path, &self.status) {
+            warn!(path = %self.status_path.display(), %error, "the status file cannot be written");
+        }
+    }
+}
+
+/// Adds what else comes within a moment.
+async fn coalesce(mut batch: Vec<Event>, events: &mut mpsc::Receiver<Vec<Event>>) -> Vec<Event> {
+    let deadline = tokio::time::Instant::now() + COALESCE;
+    while let Ok(Some(more)) = tokio::time::timeout_at(deadline, events.recv()).await {
+        batch.extend(more);
+    }
+    batch
+}
+
+fn text(problem: &AttachProblem) -> String {
+    report::chain(problem)
+}
+
+/// The first address of each family.
+fn one_a_family(addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let v4 = addresses.iter().find(|ip| ip.is_ipv4());
+    let v6 = addresses.iter().find(|ip| ip.is_ipv6());
+    v4.into_iter().chain(v6).copied().collect()
+}
+
+fn options(config: &Config) -> Options {
+    Options {
+        pin_dir: config.pin_dir.clone(),
+        object: if config.trace { Object::Trace } else { Object::Normal },
+        capacity: config.capacity,
+        xdp: config.xdp,
+        tc: config.tc,
+        socket_lb: config.socket_lb,
+        cgroup_root: config.cgroup_root.clone(),
+        snat_first: config.snat_first,
+        snat_count: config.snat_count,
+        udp_unreplied: UDP.0,
+        udp_replied: UDP.1,
+    }
+}
+
+/// What fits into the maps as they are: adopted ones may have another size than asked for.
+fn limits(config: &Config, reader: &Reader, maps: &KernelMaps) -> anyhow::Result<Limits> {
+    let costs = reader.costs()?;
+    let size = |name: &str, asked: u32| {
+        costs.iter().find(|cost| cost.name == name).map_or(asked, |cost| cost.max_entries)
+    };
+    Ok(Limits {
+        services: size(lb_common::names::LB_SERVICES, config.capacity.services),
+        frontends: size(lb_common::names::LB4_FRONTENDS, config.capacity.frontends)
+            .min(size(lb_common::names::LB6_FRONTENDS, config.capacity.frontends)),
+        backends: maps.backend_capacity(),
+        slots: maps.slot_capacity(),
+    })
+}
+
+fn first_status(config: &Config) -> Status {
+    let object = if config.trace { Object::Trace } else { Object::Normal };
+    let now = status::now();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        abi: lb_common::ABI_VERSION,
+        object: format!("{:016x}", object.hash()),
+        trace: config.trace,
+        pid: std::process::id(),
+        started: now,
+        written: now,
+        pin_dir: config.pin_dir.clone(),
+        node: NodeStatus { name: config.node_name.clone(), ..NodeStatus::default() },
+        source: SourceStatus { description: config.source.to_string(), ..SourceStatus::default() },
+        ..Status::default()
+    }
+}

@@ -1,0 +1,278 @@
+//! One pass of the agent: what changed → model → plan → maps.
+//!
+//! Generic over the maps and given the time, so that it is tested without a kernel. Invariants:
+//! nothing is written before the source has delivered its first listing, nothing that was there
+//! before is removed before the source has delivered everything, and what failed is planned again,
+//! never replayed.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cli::ops,
+    maps::{ApplyError, Contents, Maps, MapsError},
+    model::{Coverage, Event, Model, Problem},
+    plan::{BackendId, Limits, NodeAddresses, Op, Planner},
+};
+
+/// Shortest and longest pause before what failed is tried again.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// The model, the planner and the maps, together.
+#[derive(Debug)]
+pub struct Reconciler<M> {
+    model: Model,
+    planner: Planner,
+    maps: Counted<M>,
+    /// How long to wait after the next failure.
+    pause: Duration,
+    /// When to try again what failed.
+    retry: Option<Instant>,
+    node_known: bool,
+}
+
+/// What came of a pass.
+#[derive(Debug)]
+pub struct Pass {
+    /// Writes that took effect, by kind.
+    pub ops: BTreeMap<&'static str, u64>,
+    /// Time in the planner and the maps together.
+    pub took: Duration,
+    /// Time in the maps.
+    pub applying: Duration,
+    /// What stopped it.
+    pub error: Option<ApplyError>,
+}
+
+impl Pass {
+    /// How many writes took effect.
+    pub fn writes(&self) -> u64 {
+        self.ops.values().sum()
+    }
+}
+
+impl<M: Maps> Reconciler<M> {
+    /// Takes over maps as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the maps cannot be read.
+    pub fn adopt(maps: M, limits: Limits, now: Instant) -> Result<Self, MapsError> {
+        let contents = maps.contents()?;
+        Ok(Self {
+            model: Model::new(),
+            planner: Planner::adopt(&contents, limits, now),
+            maps: Counted::new(maps),
+            pause: PAUSE.0,
+            retry: None,
+            node_known: false,
+        })
+    }
+
+    /// Takes in what the source says.
+    pub fn events(&mut self, events: impl IntoIterator<Item = Event>) {
+        let changed = self.model.apply(events);
+        self.planner.mark(changed);
+        if self.model.coverage() == Coverage::Full {
+            self.planner.prune();
+        }
+    }
+
+    /// Takes in which addresses the node has.
+    pub fn node(&mut self, node: NodeAddresses) {
+        self.planner.set_node(node);
+        self.node_known = true;
+    }
+
+    /// Backends that left before `instant`, whose ids may be used again once no flow names them.
+    pub fn gone_before(&self, instant: Instant) -> Vec<BackendId> {
+        self.planner.gone_before(instant)
+    }
+
+    /// No flow names these any more, as of a look that began at `instant`.
+    pub fn release(&mut self, ids: Vec<BackendId>, instant: Instant) {
+        self.planner.release(ids, instant);
+    }
+
+    /// Plans and writes what changed; `None` when there is nothing to do, or it is too early.
+    pub fn pass(&mut self, now: Instant) -> Option<Pass> {
+        let early = self.model.coverage() == Coverage::None || !self.node_known;
+        let resting = self.retry.is_some_and(|retry| now < retry);
+        let waking = self.planner.wake().is_some_and(|wake| wake <= now);
+        if early || resting || (self.planner.is_idle() && !waking) {
+            return None;
+        }
+        let begin = Instant::now();
+        let result = self.planner.execute(&self.model, &mut self.maps, now);
+        let took = begin.elapsed();
+        let (ops, applying) = self.maps.take();
+        let error = result.err();
+        if error.is_some() {
+            self.retry = Some(now + self.pause);
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        } else {
+            self.retry = None;
+            self.pause = PAUSE.0;
+        }
+        Some(Pass { ops, took, applying, error })
+    }
+
+    /// When to make a pass although nothing changed.
+    pub fn wake(&self) -> Option<Instant> {
+        match (self.retry, self.planner.wake()) {
+            (Some(retry), Some(wake)) => Some(retry.max(wake)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The model, to look at.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Everything that is wrong: with objects, and with what fits.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.model.problems().cloned().chain(self.planner.problems()).collect()
+    }
+
+    /// What is in the maps.
+    ///
+    /// # Errors
+    ///
+    /// When the maps cannot be read.
+    pub fn contents(&self) -> Result<Contents, MapsError> {
+        self.maps.contents()
+    }
+}
+
+/// Maps that count what was written to them, and for how long.
+#[derive(Debug)]
+struct Counted<M> {
+    maps: M,
+    ops: BTreeMap<&'static str, u64>,
+    applying: Duration,
+}
+
+impl<M> Counted<M> {
+    fn new(maps: M) -> Self {
+        Self { maps, ops: BTreeMap::new(), applying: Duration::ZERO }
+    }
+
+    fn take(&mut self) -> (BTreeMap<&'static str, u64>, Duration) {
+        (std::mem::take(&mut self.ops), std::mem::take(&mut self.applying))
+    }
+}
+
+impl<M: Maps> Maps for Counted<M> {
+    fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
+        let begin = Instant::now();
+        let result = self.maps.apply(ops);
+        self.applying += begin.elapsed();
+        let applied = result.as_ref().map_or_else(|error| error.applied, |()| ops.len());
+        for op in ops.iter().take(applied) {
+            tracing::debug!(%op, "written");
+            *self.ops.entry(ops::kind(op)).or_default() += 1;
+        }
+        result
+    }
+
+    fn contents(&self) -> Result<Contents, MapsError> {
+        self.maps.contents()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use lb_common::proto;
+
+    use super::*;
+    use crate::{
+        maps::{Fault, FaultyMaps, MemoryMaps},
+        model::{Exposure, ObjectName, Service, ServicePort},
+    };
+
+    type Memory = FaultyMaps<MemoryMaps>;
+
+    fn service(name: &str, last: u8) -> Event {
+        Event::PutService(Arc::new(Service {
+            name: ObjectName::new("default", name),
+            file: None,
+            created: None,
+            exposure: Exposure::Vips,
+            vip4: Some([10, 96, 0, last].into()),
+            vip6: None,
+            ports: vec![ServicePort {
+                name: "".into(),
+                proto: proto::TCP,
+                port: 80,
+                node_port: None,
+            }],
+            remarks: Vec::new(),
+        }))
+    }
+
+    fn reconciler(contents: Contents, now: Instant) -> Reconciler<Memory> {
+        let maps = FaultyMaps::new(MemoryMaps::holding(contents, Limits::default()));
+        let mut reconciler = Reconciler::adopt(maps, Limits::default(), now).unwrap();
+        reconciler.node(NodeAddresses::default());
+        reconciler
+    }
+
+    fn contents_with(name: &str, last: u8) -> Contents {
+        let now = Instant::now();
+        let mut reconciler = reconciler(Contents::default(), now);
+        reconciler.events([service(name, last), Event::Coverage(Coverage::Full)]);
+        assert!(reconciler.pass(now).unwrap().error.is_none());
+        reconciler.contents().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_written_before_the_first_listing() {
+        let now = Instant::now();
+        let mut reconciler = reconciler(Contents::default(), now);
+        reconciler.events([service("vote", 10)]);
+        assert!(reconciler.pass(now).is_none());
+        reconciler.events([Event::Coverage(Coverage::Partial)]);
+        let pass = reconciler.pass(now).unwrap();
+        assert_eq!(pass.ops["put-frontend"], 2, "the VIP's port, and its marker");
+        assert!(reconciler.pass(now).is_none(), "all is done");
+    }
+
+    #[test]
+    fn what_was_there_is_only_removed_when_all_is_known() {
+        let now = Instant::now();
+        let mut reconciler = reconciler(contents_with("old", 9), now);
+        reconciler.events([service("new", 10), Event::Coverage(Coverage::Partial)]);
+        let pass = reconciler.pass(now).unwrap();
+        assert!(!pass.ops.contains_key("delete-frontend"), "{pass:?}");
+        reconciler.events([Event::Coverage(Coverage::Full)]);
+        let pass = reconciler.pass(now).unwrap();
+        assert_eq!(pass.ops["delete-frontend"], 2, "{pass:?}");
+    }
+
+    #[test]
+    fn what_failed_is_planned_again_after_a_growing_pause() {
+        let now = Instant::now();
+        let mut reconciler = reconciler(Contents::default(), now);
+        reconciler.maps.maps.set_fault(Some(Fault::Always(lb_common::names::LB4_FRONTENDS)));
+        reconciler.events([service("vote", 10), Event::Coverage(Coverage::Full)]);
+        let mut then = now;
+        let mut pauses = Vec::new();
+        for _ in 0..3 {
+            assert!(reconciler.pass(then).unwrap().error.is_some());
+            assert!(reconciler.pass(then).is_none(), "resting");
+            let wake = reconciler.wake().unwrap();
+            pauses.push(wake - then);
+            then = wake;
+        }
+        assert!(pauses.is_sorted() && pauses[0] == PAUSE.0 && pauses[2] > pauses[1], "{pauses:?}");
+        reconciler.maps.maps.set_fault(None);
+        assert!(reconciler.pass(then).unwrap().error.is_none());
+        assert_eq!(reconciler.contents().unwrap().frontends.len(), 2);
+        assert_eq!(reconciler.wake(), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! What the agent says about itself: puts its parts together into one [`Status`].
+//!
+//! Pure but for reading which links are pinned, which is what really is attached.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    config::{Config, SocketLb},
+    datapath::{
+        attach::{self, AttachProblem, CGROUP},
+        links::{self, Pinned},
+    },
+    devices::{Device, NodeState},
+    model::Problem,
+    status::{DeviceStatus, ProblemStatus, ProgramStatus, SocketStatus},
+};
+
+/// The programs that are attached, by device.
+pub(super) type Attached = BTreeMap<String, Vec<ProgramStatus>>;
+
+/// Reads which programs are attached; those of the cgroup stand under [`CGROUP`].
+pub(super) fn attached(links_dir: &Path, devices: &[Device], config: &Config) -> Attached {
+    let mut attached = Attached::new();
+    for pin in links::pins_in(links_dir).unwrap_or_default() {
+        let Some((device, place)) = links::pin_parts(&pin) else { continue };
+        let program = if device == CGROUP {
+            format!("lb_{place}")
+        } else {
+            devices
+                .iter()
+                .filter(|known| known.name == device)
+                .flat_map(|known| attach::wanted(known, config.xdp))
+                .find(|wanted| wanted.place.name() == place)
+                .map_or_else(|| place.to_owned(), |wanted| wanted.program.to_owned())
+        };
+        let mode = match (device.as_str(), place, links::open(&links_dir.join(&pin))) {
+            (CGROUP, _, _) => "cgroup",
+            (_, "xdp-native", _) => "xdp native",
+            (_, "xdp-generic", _) => "xdp generic",
+            (_, _, Ok(Pinned::Filter)) => "clsact",
+            (_, _, Ok(Pinned::Link(..))) => "tcx",
+            (_, _, Err(_)) => "unknown",
+        };
+        attached.entry(device).or_default().push(ProgramStatus { program, mode: mode.to_owned() });
+    }
+    attached
+}
+
+/// The devices for the status file, sorted by name.
+pub(super) fn devices(
+    state: &NodeState,
+    attached: &Attached,
+    problems: &[AttachProblem],
+) -> Vec<DeviceStatus> {
+    let mut devices: Vec<DeviceStatus> = state
+        .devices
+        .iter()
+        .map(|device| DeviceStatus {
+            name: device.name.clone(),
+            ifindex: device.ifindex,
+            role: device.role.name().to_owned(),
+            why: device.why.to_owned(),
+            addresses: device.addresses.clone(),
+            programs: attached.get(&device.name).cloned().unwrap_or_default(),
+            error: errors(problems, &device.name),
+        })
+        .collect();
+    devices.sort_by(|a, b| a.name.cmp(&b.name));
+    devices
+}
+
+/// The socket programs for the status file.
+pub(super) fn sockets(
+    config: &Config,
+    cgroup: Option<PathBuf>,
+    attached: &Attached,
+    problems: &[AttachProblem],
+) -> SocketStatus {
+    let mode = match config.socket_lb {
+        SocketLb::Host => "host",
+        SocketLb::All => "all",
+        SocketLb::Off => "off",
+    };
+    let programs = attached.get(CGROUP).into_iter().flatten();
+    SocketStatus {
+        mode: mode.to_owned(),
+        cgroup,
+        programs: programs.map(|program| program.program.clone()).collect(),
+        error: errors(problems, CGROUP),
+    }
+}
+
+fn errors(problems: &[AttachProblem], device: &str) -> Option<String> {
+    let of_device = problems.iter().filter(|problem| problem.device == device);
+    let texts: Vec<String> = of_device.map(|problem| chain(&problem.error)).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
+}
+
+/// An error with its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Transparent wrappers repeat what they wrap.
+        if !text.ends_with(&more) {
+            text += ": ";
+            text += &more;
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The problems of objects for the status file, sorted.
+pub(super) fn problems(problems: &[&Problem]) -> Vec<ProblemStatus> {
+    let mut problems: Vec<ProblemStatus> = problems
+        .iter()
+        .map(|problem| ProblemStatus {
+            object: problem.object.to_string(),
+            file: problem.file.as_deref().map(Path::to_owned),
+            severity: problem.severity.name().to_owned(),
+            reason: problem.reason.to_string(),
+        })
+        .collect();
+    problems.sort();
+    problems
+}

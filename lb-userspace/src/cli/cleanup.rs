@@ -1,0 +1,27 @@
+//! `lb cleanup`: removes what is ours, and says what that was.
+
+use std::{fs, io, path::Path, process::ExitCode};
+
+use super::{FAILED, args::CleanupArgs, print};
+use crate::{
+    datapath::cleanup::{self, WhileRunning},
+    status,
+};
+
+pub(super) fn cleanup(
+    args: &CleanupArgs,
+    pin_dir: &Path,
+    state_dir: &Path,
+) -> anyhow::Result<ExitCode> {
+    let while_running = if args.force { WhileRunning::Proceed } else { WhileRunning::Refuse };
+    let report = cleanup::cleanup(pin_dir, while_running)?;
+    match fs::remove_file(status::path(state_dir, pin_dir)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(%error, "the status file stays"),
+    }
+    let _code = print(args.output.format, &report, ToString::to_string)?;
+    // Settings of the loopback device are only mentioned; what is left of the pins is a failure.
+    let left = report.kept.iter().any(|kept| Path::new(&kept.what).starts_with(pin_dir));
+    Ok(if left { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,142 @@
+//! Reads the pinned maps and the status file into what the tables show.
+//!
+//! Works with and without a running agent; nothing is changed by looking.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use lb_common::{Addr4, Addr6, Class, names};
+
+use super::{
+    flows::Clock,
+    services as list,
+    snapshot::{Flow, Snapshot, Sock},
+    status::{Datapath, Report},
+};
+use crate::{
+    clock,
+    datapath::{links, lock, paths::PinPaths},
+    maps::reader::{Reader, ReaderError},
+    plan::{BackendId, ServiceId},
+    status::{self, MapStatus},
+};
+
+/// Where maps are pinned.
+pub(super) fn maps_dir(pin_dir: &Path) -> PathBuf {
+    PinPaths::new(pin_dir).maps()
+}
+
+/// Services, frontends, backends and what they got.
+pub(super) fn services(pin_dir: &Path) -> anyhow::Result<Snapshot> {
+    let reader = Reader::open(pin_dir)?;
+    Ok(Snapshot {
+        contents: reader.contents()?,
+        stats: reader.backend_stats()?,
+        ..Snapshot::default()
+    })
+}
+
+/// Everything that is in the maps.
+pub(super) fn everything(pin_dir: &Path) -> anyhow::Result<Snapshot> {
+    let reader = Reader::open(pin_dir)?;
+    let mut snapshot = services(pin_dir)?;
+    let Snapshot { contents, flows, socks, .. } = &mut snapshot;
+    let service = |backend: u32| {
+        let backend = contents.backends.get(&BackendId(backend));
+        backend.map_or(ServiceId(0), |backend| backend.service)
+    };
+    reader
+        .flows::<Addr4>(|key, value| flows.push(Flow::new(key, value, service(value.backend))))?;
+    reader
+        .flows::<Addr6>(|key, value| flows.push(Flow::new(key, value, service(value.backend))))?;
+    reader.socks::<Addr4>(|key, value| socks.extend(Sock::new(key, value)))?;
+    reader.socks::<Addr6>(|key, value| socks.extend(Sock::new(key, value)))?;
+    snapshot.devices = reader.devices()?;
+    snapshot.reasons = reader.reasons()?;
+    snapshot.schema = reader.schema()?;
+    snapshot.runtime = reader.runtime()?;
+    Ok(snapshot)
+}
+
+/// The kernel's clock, for the age of flows: none where it cannot be read.
+pub(super) fn clock() -> Option<Clock> {
+    let clock = clock::Clock::open().ok()?;
+    Some(Clock { jiffies: clock.now().ok()?.0, hz: clock.hz() })
+}
+
+/// Whether any device has an XDP program of ours.
+pub(super) fn has_xdp(pin_dir: &Path) -> bool {
+    let pins = links::pins_in(&PinPaths::new(pin_dir).links()).unwrap_or_default();
+    pins.iter().filter_map(|pin| links::pin_parts(pin)).any(|(_, place)| place.starts_with("xdp"))
+}
+
+/// Everything that `lb status` says.
+pub(super) fn report(pin_dir: &Path, state_dir: &Path) -> Report {
+    let agent = match status::read(&status::path(state_dir, pin_dir)) {
+        Ok(agent) => agent,
+        Err(error) => {
+            tracing::warn!(%error, "the status file cannot be read");
+            None
+        }
+    };
+    let datapath = datapath(pin_dir).map_err(|error| format!("{error:#}"));
+    let running = lock::holder_of(pin_dir).is_some();
+    Report::new(pin_dir.to_owned(), running, agent, datapath)
+}
+
+fn datapath(pin_dir: &Path) -> anyhow::Result<Datapath> {
+    let reader = Reader::open(pin_dir)?;
+    let snapshot = Snapshot { contents: reader.contents()?, ..Snapshot::default() };
+    let mut drops: Vec<(String, u64)> = Vec::new();
+    for (_, reason, count) in reader.reasons()? {
+        if reason.class() == Class::Drop {
+            match drops.iter_mut().find(|(name, _)| name == reason.name()) {
+                Some((_, sum)) => *sum += count,
+                None => drops.push((reason.name().to_owned(), count)),
+            }
+        }
+    }
+    let links = links::pins_in(&PinPaths::new(pin_dir).links()).context("listing pinned links")?;
+    Ok(Datapath {
+        services: list::count(&snapshot),
+        service_ports: snapshot.contents.services.len(),
+        maps: usage(&reader, &snapshot)?,
+        links: links.len(),
+        drops,
+    })
+}
+
+/// How full each map is that can be full.
+fn usage(reader: &Reader, snapshot: &Snapshot) -> Result<Vec<MapStatus>, ReaderError> {
+    let contents = &snapshot.contents;
+    let (mut flows4, mut flows6) = (0, 0);
+    reader.flows::<Addr4>(|_, _| flows4 += 1)?;
+    reader.flows::<Addr6>(|_, _| flows6 += 1)?;
+    let frontends4 = contents.frontends.keys().filter(|frontend| frontend.addr.is_ipv4()).count();
+    let used_slots: BTreeSet<(u32, u32)> =
+        contents.frontends.values().map(|value| (value.base, value.len)).collect();
+    let slots: u64 = used_slots.iter().map(|(_, len)| u64::from(*len)).sum();
+    let used = [
+        (names::LB_SERVICES, contents.services.len()),
+        (names::LB4_FRONTENDS, frontends4),
+        (names::LB6_FRONTENDS, contents.frontends.len() - frontends4),
+        (names::LB4_BACKENDS, contents.backends.len()),
+        (names::LB_SLOTS, usize::try_from(slots).unwrap_or(usize::MAX)),
+        (names::LB4_FLOWS, flows4),
+        (names::LB6_FLOWS, flows6),
+    ];
+    let costs = reader.costs()?;
+    let capacity = |map: &str| {
+        let cost = costs.iter().find(|cost| cost.name == map);
+        cost.map_or(0, |cost| usize::try_from(cost.max_entries).unwrap_or(usize::MAX))
+    };
+    let status = |(map, used): (&str, usize)| MapStatus {
+        map: map.to_owned(),
+        used,
+        capacity: capacity(map),
+    };
+    Ok(used.map(status).into())
+}
