@@ -81,12 +81,22 @@ pub fn costs(object: &Path) -> Result<Vec<Cost>> {
 /// The object that the agent embeds.
 #[must_use]
 pub fn object() -> PathBuf {
+    built("LB_EBPF_OBJECT", "lb.o")
+}
+
+/// The object that the agent embeds for `lb run --trace`.
+#[must_use]
+pub fn trace_object() -> PathBuf {
+    built("LB_EBPF_TRACE_OBJECT", "lb-trace.o")
+}
+
+fn built(variable: &str, name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("tests is a directory of the workspace");
     let target = env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
-    env::var_os("LB_EBPF_OBJECT")
-        .map_or_else(|| root.join(target).join("ebpf/out/lb.o"), PathBuf::from)
+    env::var_os(variable)
+        .map_or_else(|| root.join(target).join("ebpf/out").join(name), PathBuf::from)
 }
 
 fn measure(object: &[u8], socket_all: u32) -> Result<Vec<Cost>> {

@@ -1,14 +1,25 @@
 //! The verifier's instruction count of each program stays within its budget.
 
+use std::path::Path;
+
 use lb_tests::{budget, lab};
 
 #[test]
 fn every_program_stays_within_its_instruction_budget() {
+    check(&budget::object());
+}
+
+#[test]
+fn tracing_fits_into_the_same_budget() {
+    check(&budget::trace_object());
+}
+
+fn check(object: &Path) {
     if let Some(reason) = lab::missing() {
         println!("SKIPPED: {reason}");
         return;
     }
-    let costs = budget::costs(&budget::object()).unwrap();
+    let costs = budget::costs(object).expect("the kernel accepts every program");
     let over: Vec<String> = costs
         .iter()
         .filter(|cost| cost.verified > cost.budget())
