@@ -1,5 +1,6 @@
 //! Test harness of the load balancer: the lab of network namespaces and what runs in it.
 
+pub mod bench;
 pub mod budget;
 pub mod cluster;
 pub mod lab;

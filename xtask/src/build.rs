@@ -33,6 +33,12 @@ pub(crate) fn objects() -> Result<Toolchain> {
     Ok(toolchain)
 }
 
+/// Makes the reference programs of the benchmark as well.
+pub(crate) fn bench_objects() -> Result<()> {
+    let toolchain = objects()?;
+    ebpf::build(&toolchain, &[Variant::Bench])
+}
+
 /// Builds what runs on this host, the agent and the programs of the lab, and returns their directory.
 /// The objects must be there.
 ///

@@ -2,6 +2,7 @@
 //!
 //! This file holds the list of commands and nothing else; each command is a module of its own.
 
+mod bench;
 mod build;
 mod ebpf;
 mod insns;
@@ -40,6 +41,8 @@ enum Command {
     Lint(lint::Lint),
     /// Count the instructions that the verifier walks through, per program, against the budget
     Insns(insns::Insns),
+    /// Measure the programs
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
         Command::Insns(command) => command.run(),
+        Command::Bench(command) => command.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

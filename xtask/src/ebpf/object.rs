@@ -20,16 +20,18 @@ pub(crate) enum Variant {
     Plain,
     /// With a log line per packet.
     Trace,
+    /// The reference programs of the benchmark.
+    Bench,
 }
 
 impl Variant {
-    /// Both.
+    /// What the agent embeds.
     pub(crate) const ALL: [Self; 2] = [Self::Plain, Self::Trace];
 
     /// The cargo features that select it.
     pub(crate) fn features(self) -> &'static str {
         match self {
-            Self::Plain => "bpf",
+            Self::Plain | Self::Bench => "bpf",
             Self::Trace => "bpf,trace",
         }
     }
@@ -38,6 +40,14 @@ impl Variant {
         match self {
             Self::Plain => "lb.o",
             Self::Trace => "lb-trace.o",
+            Self::Bench => "bench.o",
+        }
+    }
+
+    fn bin(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Trace => "lb",
+            Self::Bench => "floor",
         }
     }
 }
@@ -46,10 +56,11 @@ impl Variant {
 pub(crate) fn build(toolchain: &Toolchain, variants: &[Variant]) -> Result<()> {
     let out = workspace::ebpf_objects();
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
-    let linked = workspace::ebpf_target().join(TARGET).join("ebpf/lb");
     for variant in variants {
+        let linked = workspace::ebpf_target().join(TARGET).join("ebpf").join(variant.bin());
         let mut cargo = toolchain.cargo("build");
-        let _ = cargo.args(["-p", "lb-ebpf", "--bin", "lb", "--features", variant.features()]);
+        let _ = cargo.args(["-p", "lb-ebpf", "--bin", variant.bin()]);
+        let _ = cargo.args(["--features", variant.features()]);
         if linked.exists() {
             // Only the first build takes long enough that one wants to watch it.
             let _ = cargo.arg("--quiet");

@@ -1,0 +1,214 @@
+//! Comparisons: which cases are measured against which, and what is aimed at.
+
+use std::{env, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::{
+    case::{At, Case, Subject, Traffic},
+    sample::{Effort, Sample},
+};
+use crate::bench::{
+    machine::Machine,
+    stats::{Spread, spread},
+};
+
+/// What the caller wants.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Few rounds of few packets: shows that everything works, and no reliable numbers.
+    pub quick: bool,
+    /// JSON in place of a table.
+    pub json: bool,
+}
+
+/// A comparison and its outcome.
+#[derive(Debug, Serialize)]
+pub struct Comparison {
+    /// What is measured.
+    pub case: String,
+    /// Against what.
+    pub reference: String,
+    /// Nanoseconds per packet.
+    pub ns: Spread,
+    /// Nanoseconds per packet of the reference.
+    pub reference_ns: Spread,
+    /// Median of the ratios of neighbours in time: case / reference.
+    pub ratio: f64,
+    /// What the ratio shall not exceed.
+    pub goal: Option<f64>,
+    /// Whether it does not.
+    pub reached: Option<bool>,
+    /// Instructions that the verifier walked through.
+    pub verified: u32,
+    /// Bytes of machine code.
+    pub machine_code: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: Machine,
+    rounds: u32,
+    comparisons: Vec<Comparison>,
+    /// How far two measurements of the same thing were apart.
+    noise: Vec<String>,
+}
+
+struct Plan {
+    case: Case,
+    reference: Case,
+    goal: Option<f64>,
+}
+
+const MANY: u32 = 10_000;
+const FLOWS: u32 = 1 << 16;
+
+/// Everything that is compared. The two comparisons of a case with itself tell the noise.
+fn plans() -> Vec<Plan> {
+    let case = |subject, at, ipv6, traffic, services| Case { subject, at, ipv6, traffic, services };
+    let ours = |at, ipv6, traffic| case(Subject::Ours, at, ipv6, traffic, 1);
+    let floor = |at, traffic| case(Subject::Floor, at, false, traffic, 1);
+    let one = Traffic::Established(1);
+    let many = Traffic::Established(FLOWS);
+    let mut plans = Vec::new();
+    let mut compare = |case, reference, goal| plans.push(Plan { case, reference, goal });
+    compare(floor(At::Xdp, one), floor(At::Xdp, one), None);
+    compare(floor(At::Xdp, many), floor(At::Xdp, many), None);
+    for at in [At::Xdp, At::External] {
+        compare(ours(at, false, one), floor(at, one), Some(1.25));
+        compare(ours(at, false, many), floor(at, many), None);
+        compare(ours(at, true, one), floor(at, one), None);
+        compare(ours(at, true, many), floor(at, many), None);
+        compare(ours(at, false, Traffic::New), floor(at, Traffic::New), None);
+        compare(ours(at, true, Traffic::New), floor(at, Traffic::New), None);
+        compare(ours(at, false, Traffic::Unrelated), floor(at, one), Some(0.45));
+        compare(ours(at, true, Traffic::Unrelated), floor(at, one), None);
+    }
+    compare(ours(At::Pod, false, one), floor(At::External, one), None);
+    compare(ours(At::Pod, true, one), floor(At::External, one), None);
+    // "At least 0.95 of the speed at one Service" is "at most 1 / 0.95 of the time".
+    for traffic in [one, Traffic::New, Traffic::Unrelated] {
+        let at_many = case(Subject::Ours, At::Xdp, false, traffic, MANY);
+        compare(at_many, ours(At::Xdp, false, traffic), Some(1.0 / 0.95));
+    }
+    plans
+}
+
+/// Measures everything and prints it. True when every goal was reached.
+pub fn run(options: Options) -> Result<()> {
+    let (rounds, effort) = if options.quick {
+        (1, Effort { packets: 20_000, runs: 1 })
+    } else {
+        (7, Effort { packets: 100_000, runs: 5 })
+    };
+    let plans = plans();
+    let mut comparisons = Vec::new();
+    let mut noise = Vec::new();
+    for (number, plan) in plans.iter().enumerate() {
+        eprintln!("==> {}/{} {}", number + 1, plans.len(), plan.case);
+        let compared = compare(plan, rounds, effort)?;
+        if plan.case == plan.reference {
+            let limit = if plan.case.is_memory_bound() { 0.15 } else { 0.05 };
+            let off = (compared.ratio - 1.0).abs();
+            let verdict = if off > limit { "TOO NOISY: do not trust this run" } else { "fine" };
+            noise.push(format!(
+                "{} against itself: off by {:.1} %, limit {:.0} %: {verdict}",
+                plan.case,
+                off * 100.0,
+                limit * 100.0
+            ));
+        }
+        comparisons.push(compared);
+    }
+    let report = Report { machine: Machine::here(), rounds, comparisons, noise };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn compare(plan: &Plan, rounds: u32, effort: Effort) -> Result<Comparison> {
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut last = None;
+    for round in 0..rounds {
+        // The order alternates, so that a drift falls on both alike.
+        let (case, reference) = if round % 2 == 0 {
+            let case = sample(&plan.case, effort)?;
+            (case, sample(&plan.reference, effort)?)
+        } else {
+            let reference = sample(&plan.reference, effort)?;
+            (sample(&plan.case, effort)?, reference)
+        };
+        ours.push(case.ns);
+        theirs.push(reference.ns);
+        ratios.push(case.ns / reference.ns);
+        last = Some(case);
+    }
+    let last = last.context("at least one round")?;
+    let ratio = spread(ratios).median;
+    Ok(Comparison {
+        case: plan.case.to_string(),
+        reference: plan.reference.to_string(),
+        ns: spread(ours),
+        reference_ns: spread(theirs),
+        ratio,
+        goal: plan.goal,
+        reached: plan.goal.map(|goal| ratio <= goal),
+        verified: last.verified,
+        machine_code: last.machine_code,
+    })
+}
+
+/// Runs a case in a process of its own.
+fn sample(case: &Case, effort: Effort) -> Result<Sample> {
+    let me = env::current_exe().context("finding this program")?;
+    let output = Command::new(me)
+        .arg("sample")
+        .arg(serde_json::to_string(&(case, effort))?)
+        .output()
+        .context("starting a process for a sample")?;
+    if !output.status.success() {
+        bail!("{case}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{case}: reading the sample"))
+}
+
+fn print(report: &Report) {
+    println!("{}", report.machine);
+    println!(
+        "ns per packet: median (min-max) of {} processes; ratio: median of neighbours in time\n",
+        report.rounds
+    );
+    println!(
+        "{:<40} {:>18} {:>18} {:>6} {:>13} {:>9} {:>8}",
+        "case", "ns", "reference ns", "ratio", "goal", "verified", "code"
+    );
+    for row in &report.comparisons {
+        let goal = match (row.goal, row.reached) {
+            (Some(goal), Some(true)) => format!("<={goal:.2} reached"),
+            (Some(goal), _) => format!("<={goal:.2} missed"),
+            (None, _) => "-".to_owned(),
+        };
+        println!(
+            "{:<40} {:>18} {:>18} {:>6.2} {:>13} {:>9} {:>6} B",
+            row.case,
+            cell(&row.ns),
+            cell(&row.reference_ns),
+            row.ratio,
+            goal,
+            row.verified,
+            row.machine_code
+        );
+    }
+    println!();
+    for line in &report.noise {
+        println!("noise: {line}");
+    }
+}
+
+fn cell(ns: &Spread) -> String {
+    format!("{:.0} ({:.0}-{:.0})", ns.median, ns.min, ns.max)
+}
