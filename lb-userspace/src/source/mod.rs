@@ -6,6 +6,7 @@
 mod address;
 pub mod convert;
 pub mod dir;
+pub mod kube;
 mod manifest;
 
 use tokio::sync::mpsc;
@@ -25,18 +26,19 @@ pub enum SourceError {
     #[error(transparent)]
     Dir(#[from] dir::DirError),
     /// The cluster cannot be addressed.
-    #[error("the Kubernetes API is not built in: use --source DIR")]
-    Cluster,
+    #[error(transparent)]
+    Kube(#[from] kube::KubeError),
 }
 
-/// Starts the source that the configuration names.
+/// Starts the source that the configuration names. Call it within the runtime.
 ///
 /// # Errors
 ///
 /// Why it cannot begin at all; what goes wrong later is told as a problem.
-pub fn start(config: &SourceConfig, _node_name: &str) -> Result<Events, SourceError> {
+pub fn start(config: &SourceConfig, node_name: &str) -> Result<Events, SourceError> {
     match config {
         SourceConfig::Dir(dir) => Ok(dir::follow(dir)?),
-        SourceConfig::Kubeconfig(_) | SourceConfig::InCluster => Err(SourceError::Cluster),
+        SourceConfig::Kubeconfig(file) => Ok(kube::follow(kube::client(Some(file))?, node_name)),
+        SourceConfig::InCluster => Ok(kube::follow(kube::client(None)?, node_name)),
     }
 }
