@@ -15,13 +15,17 @@ pub(crate) enum Found {
     UnknownPort,
 }
 
+/// Whether an address may have frontends; costs one array read, see [`lb_common::vip_bit`].
+#[inline(always)]
+pub(crate) fn may_be_vip<A: Address, T: Tables<A>>(tables: &T, addr: &A) -> bool {
+    let bit = vip_bit(addr);
+    tables.vip_filter(bit.word) & bit.mask != 0
+}
+
 /// Looks up an address, port (host order) and protocol.
-///
-/// An address without any frontend costs one array read; see [`lb_common::vip_bit`].
 #[inline(always)]
 pub(crate) fn find<A: Address, T: Tables<A>>(tables: &T, addr: &A, port: u16, proto: u8) -> Found {
-    let bit = vip_bit(addr);
-    if tables.vip_filter(bit.word) & bit.mask == 0 {
+    if !may_be_vip(tables, addr) {
         return Found::Nothing;
     }
     let mut key = FrontendKey::new(*addr, port, proto);

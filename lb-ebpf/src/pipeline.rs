@@ -6,7 +6,7 @@ use crate::{
     establish::{self, Refusal},
     family::parse,
     frame::Frame,
-    frontend::{Found, find},
+    frontend::{Found, find, may_be_vip},
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
@@ -40,6 +40,8 @@ where
     // their variables would not fit the stack together.
     let mut step = match known(tables, env, place, work) {
         Some(step) => step,
+        // Most of what a node carries is not ours: it shall not even cost a call.
+        None if !may_be_vip(tables, &work.packet.tuple.dst) => Step::pass(Reason::NotService),
         None => unknown(tables, env, work),
     };
     if let Next::Draft = step.next {

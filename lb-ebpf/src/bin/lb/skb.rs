@@ -7,7 +7,11 @@ use aya_ebpf::{
 };
 use bytemuck::{AnyBitPattern, NoUninit};
 use lb_common::{Hook, Reason};
-use lb_ebpf::{Decision, Frame, Place, Verdict, checksum::Delta, header, process};
+use lb_ebpf::{
+    Decision, Frame, Place, Verdict,
+    checksum::{Delta, corrected},
+    header, process,
+};
 
 use crate::{
     count::count,
@@ -94,6 +98,12 @@ fn decide6(frame: &mut SkbFrame<'_>, place: Place) -> Decision {
     }
 }
 
+/// Whether two checksums mean the same: one's complement has two zeros.
+#[inline(always)]
+const fn is_same_sum(a: u16, b: u16) -> bool {
+    a == b || (a ^ b == 0xffff && (a == 0 || b == 0))
+}
+
 /// Writes `value` at the start of the packet.
 #[inline(always)]
 pub(crate) fn write_first(ctx: &TcContext, value: u64) -> Option<()> {
@@ -146,26 +156,43 @@ impl Frame for SkbFrame<'_> {
         const IPV6: u64 = 0x80;
         let flags = if optional { ZERO_IS_NONE } else { 0 };
         let skb = self.ctx.skb.skb;
-        let at = at as u32;
+        let before: u16 = self.load(at)?;
+        if optional && before == 0 {
+            return Some(());
+        }
+        let offset = at as u32;
         if delta.pseudo != 0 {
             let flags = flags | PSEUDO_HEADER;
             let to = u64::from(delta.pseudo);
             // SAFETY: the context is the program's own; the helper checks the offset.
             let refused = unsafe {
-                if self.ipv6 && bpf_l4_csum_replace(skb, at, 0, to, flags | IPV6) == 0 {
+                if self.ipv6 && bpf_l4_csum_replace(skb, offset, 0, to, flags | IPV6) == 0 {
                     0
                 } else {
-                    bpf_l4_csum_replace(skb, at, 0, to, flags)
+                    bpf_l4_csum_replace(skb, offset, 0, to, flags)
                 }
             };
             if refused != 0 {
                 return None;
             }
+            // What the helper did tells which kind of checksum this is: it took the change from a
+            // complete one and added it to an unfinished one, and these differ for any change but
+            // none. So its second call, which costs as much as a look-up, can be done without.
+            let after: u16 = self.load(at)?;
+            let complete = corrected(before, u32::from(delta.pseudo));
+            if delta.segment == 0 || !is_same_sum(after, complete) {
+                return Some(());
+            }
+            let mut check = corrected(after, u32::from(delta.segment));
+            if optional && check == 0 {
+                check = 0xffff;
+            }
+            return self.store(at, check);
         }
         if delta.segment != 0 {
             let to = u64::from(delta.segment);
             // SAFETY: as above.
-            if unsafe { bpf_l4_csum_replace(skb, at, 0, to, flags) } != 0 {
+            if unsafe { bpf_l4_csum_replace(skb, offset, 0, to, flags) } != 0 {
                 return None;
             }
         }
