@@ -4,5 +4,6 @@ pub mod bench;
 pub mod budget;
 pub mod cluster;
 pub mod lab;
+pub mod packet;
 pub mod vote;
 pub mod worker;

@@ -19,6 +19,7 @@ use netlink_packet_route::{
     link::{
         InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
     },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol,
         RouteScope, RouteType,
@@ -168,6 +169,21 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE)
             .map(drop)
             .with_context(|| format!("adding a route to {}/{} by {device}", to.0, to.1))
+    }
+
+    /// Adds a neighbour that never has to be asked for.
+    pub fn add_neighbour(&self, device: &str, ip: IpAddr, mac: Mac) -> Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family(ip);
+        message.header.ifindex = self.index(device)?;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes.push(NeighbourAttribute::Destination(match ip {
+            IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
+            IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
+        }));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+        self.create(RouteNetlinkMessage::NewNeighbour(message))
+            .with_context(|| format!("adding the neighbour {ip} to {device}"))
     }
 
     /// Deletes a route out of `device`.

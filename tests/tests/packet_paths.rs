@@ -1,0 +1,304 @@
+//! Packets in, packets out: every path through the loaded programs, at tc and XDP, both families.
+//!
+//! What must come out is built from a description with all checksums computed in full; what the
+//! library on the host makes of the same packet must agree as well.
+
+use anyhow::{Result, anyhow};
+use lb_common::{Addr4, Addr6, FlowKey, Hook, MacAddr, Reason, proto};
+use lb_ebpf::{
+    Verdict,
+    host::craft::{Craft, Transport},
+    refuse::Answer,
+};
+use lb_tests::{
+    lab,
+    packet::{Case, Ground, Twin, addr, inside},
+};
+
+/// One packet of a path: its name, where it is seen, from whom to whom, and what becomes of it.
+struct Step {
+    name: &'static str,
+    hook: Hook,
+    macs: [MacAddr; 2],
+    from: (&'static str, u16),
+    to: (&'static str, u16),
+    becomes: Becomes,
+}
+
+/// What becomes of a packet.
+enum Becomes {
+    /// Nothing.
+    Untouched(Reason),
+    /// These addresses, on its way.
+    Stack(Reason, (&'static str, u16), (&'static str, u16)),
+    /// From this address and a port of ours to that, out of a device to a neighbour.
+    Masqueraded(Reason, &'static str, (&'static str, u16), [MacAddr; 2]),
+    /// A reset or an ICMP error back.
+    Refused(Reason),
+    /// Discarded.
+    Dropped(Reason),
+}
+
+use Becomes::{Dropped, Masqueraded, Refused, Stack, Untouched};
+
+const FROM_OUTSIDE: [MacAddr; 2] = [Ground::ROUTER, Ground::OWN];
+const TO_OUTSIDE: [MacAddr; 2] = [Ground::OWN, Ground::ROUTER];
+const FROM_POD: [MacAddr; 2] = [Ground::POD, Ground::POD_OWN];
+const TO_POD: [MacAddr; 2] = [Ground::POD_OWN, Ground::POD];
+const TO_OTHER_POD: [MacAddr; 2] = [Ground::OTHER_POD_OWN, Ground::OTHER_POD];
+const LO: [MacAddr; 2] = [MacAddr { octets: [0; 6] }; 2];
+
+fn steps() -> Vec<Step> {
+    let step = |name, hook, macs, from, to, becomes| Step { name, hook, macs, from, to, becomes };
+    let pod = ("pod", 4000);
+    let client = ("client", 4000);
+    let node = ("node", 4000);
+    vec![
+        step(
+            "pod to ClusterIP",
+            Hook::PodIn,
+            FROM_POD,
+            pod,
+            ("other-vip", 80),
+            Stack(Reason::NewFlow, pod, ("other-pod", 8080)),
+        ),
+        step(
+            "and its reply",
+            Hook::PodOut,
+            TO_POD,
+            ("other-pod", 8080),
+            pod,
+            Stack(Reason::Reply, ("other-vip", 80), pod),
+        ),
+        step(
+            "pod to itself",
+            Hook::PodIn,
+            FROM_POD,
+            pod,
+            ("other-vip", 82),
+            Masqueraded(Reason::NewFlow, "node-at-pods", ("pod", 8080), TO_POD),
+        ),
+        step(
+            "pod to a host-network backend",
+            Hook::PodIn,
+            FROM_POD,
+            pod,
+            ("node", 30003),
+            Stack(Reason::NewFlow, pod, ("node", 8080)),
+        ),
+        step(
+            "outside to a host-network backend",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            client,
+            ("node", 30003),
+            Stack(Reason::NewFlow, client, ("node", 8080)),
+        ),
+        step(
+            "and its reply",
+            Hook::ExternalOut,
+            TO_OUTSIDE,
+            ("node", 8080),
+            client,
+            Stack(Reason::Reply, ("node", 30003), client),
+        ),
+        step(
+            "outside to a local pod by XDP",
+            Hook::Xdp,
+            FROM_OUTSIDE,
+            client,
+            ("other-vip", 80),
+            Untouched(Reason::LeftToTc),
+        ),
+        step(
+            "which tc finds",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            client,
+            ("other-vip", 80),
+            Stack(Reason::Forward, client, ("other-pod", 8080)),
+        ),
+        step(
+            "host to a local pod",
+            Hook::ExternalOut,
+            TO_OUTSIDE,
+            node,
+            ("other-vip", 80),
+            Masqueraded(Reason::NewFlow, "node-at-pods", ("other-pod", 8080), TO_OTHER_POD),
+        ),
+        step(
+            "VIP without backends",
+            Hook::PodIn,
+            FROM_POD,
+            pod,
+            ("vip", 81),
+            Refused(Reason::NoBackend),
+        ),
+        step(
+            "node port without backends",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            client,
+            ("node", 30001),
+            Refused(Reason::NoBackend),
+        ),
+        step(
+            "unknown port of a VIP",
+            Hook::ExternalOut,
+            TO_OUTSIDE,
+            node,
+            ("vip", 99),
+            Refused(Reason::UnknownPort),
+        ),
+        step(
+            "the same on loopback",
+            Hook::LoopbackOut,
+            LO,
+            node,
+            ("vip", 99),
+            Refused(Reason::UnknownPort),
+        ),
+        step(
+            "XDP refuses nothing",
+            Hook::Xdp,
+            FROM_OUTSIDE,
+            client,
+            ("node", 30001),
+            Untouched(Reason::LeftToTc),
+        ),
+        step(
+            "no Service",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            client,
+            ("node", 22),
+            Untouched(Reason::NotService),
+        ),
+        step(
+            "a slot without backend",
+            Hook::PodIn,
+            FROM_POD,
+            pod,
+            ("other-vip", 84),
+            Dropped(Reason::Inconsistent),
+        ),
+    ]
+}
+
+#[test]
+fn every_path_does_what_it_must() {
+    if let Some(reason) = lab::missing() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    inside(|ground| {
+        for proto in [proto::TCP, proto::UDP] {
+            let mut twin = Twin::new(&ground)?;
+            for step in steps() {
+                check::<Addr4>(&mut twin, &ground, &step, proto, |t, k| t.kernel.v4.flow(k))?;
+                check::<Addr6>(&mut twin, &ground, &step, proto, |t, k| t.kernel.v6.flow(k))?;
+            }
+            twin.compare()?;
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
+type Flow<A> = fn(&Twin, &FlowKey<A>) -> Option<lb_common::FlowValue<A>>;
+
+fn check<A: Answer>(
+    twin: &mut Twin,
+    ground: &Ground,
+    step: &Step,
+    proto: u8,
+    flow: Flow<A>,
+) -> Result<()> {
+    let Step { name, hook, macs: [from_mac, to_mac], from, to, becomes } = step;
+    let what = format!("{name}, protocol {proto}, {:?}", A::FAMILY);
+    let key = |from: &(&str, u16), to: &(&str, u16)| FlowKey::<A> {
+        src: addr(from.0),
+        dst: addr(to.0),
+        sport: from.1,
+        dport: to.1,
+        proto,
+        pad: [0; 3],
+    };
+    let tuple = key(from, to);
+    let craft = Craft { eth: [to_mac.octets, from_mac.octets], ..Craft::of(&tuple) };
+    let case = Case { hook: *hook, ifindex: device(ground, *hook), frame: craft.frame() };
+    let (decision, bytes) =
+        twin.run(&case)?.map_err(|difference| anyhow!("{what}: {difference}"))?;
+    let (reason, verdict) = match becomes {
+        Untouched(reason) => {
+            assert_eq!(bytes, case.frame, "{what}");
+            (reason, Verdict::Pass)
+        }
+        Dropped(reason) => {
+            assert_eq!(bytes, case.frame, "{what}");
+            (reason, Verdict::Drop)
+        }
+        Stack(reason, src, dst) => {
+            assert_eq!(bytes, craft.translated(&key(src, dst)).frame(), "{what}");
+            (reason, Verdict::Stack)
+        }
+        Masqueraded(reason, src, dst, [our_mac, neighbour]) => {
+            let flow = flow(twin, &tuple).expect("a flow entry in the kernel");
+            assert!((16384..32768).contains(&flow.sport), "{what}");
+            let wanted = Craft {
+                eth: [neighbour.octets, our_mac.octets],
+                hop_limit: craft.hop_limit - 1,
+                ..craft.translated(&key(&(*src, flow.sport), dst))
+            };
+            assert_eq!(bytes, wanted.frame(), "{what}");
+            (reason, Verdict::Redirect)
+        }
+        Refused(reason) => {
+            assert_eq!(bytes, refusal(&craft), "{what}");
+            (reason, Verdict::Answer)
+        }
+    };
+    assert_eq!((decision.reason, decision.verdict), (*reason, verdict), "{what}");
+    Ok(())
+}
+
+const fn device(ground: &Ground, hook: Hook) -> u32 {
+    match hook {
+        Hook::PodIn | Hook::PodOut => ground.pod,
+        Hook::ExternalIn | Hook::ExternalOut | Hook::Xdp => ground.external,
+        Hook::LoopbackOut | Hook::Socket => Ground::LOOPBACK,
+    }
+}
+
+/// The reset of a SYN, or the ICMP error for a datagram.
+fn refusal(craft: &Craft) -> Vec<u8> {
+    let turned = Craft {
+        eth: [craft.eth[1], craft.eth[0]],
+        src: craft.dst,
+        dst: craft.src,
+        sport: craft.dport,
+        dport: craft.sport,
+        ..craft.clone()
+    };
+    if let Transport::Tcp { seq, .. } = &craft.transport {
+        let length = u32::try_from(craft.payload.len()).expect("a short payload");
+        let ack = seq.wrapping_add(1 + length);
+        let transport = Transport::Tcp { flags: 0x14, seq: 0, ack, options: vec![] };
+        return Craft { transport, ..turned }.frame();
+    }
+    let ip_len = if craft.src.is_ipv4() { 20 } else { 40 };
+    let (kind, code) = if craft.src.is_ipv4() { (3, 3) } else { (1, 4) };
+    let payload = craft.frame()[14..14 + ip_len + 8].to_vec();
+    let mut bytes = Craft { transport: Transport::Icmp(kind, code), payload, ..turned }.frame();
+    // An answer of ours has neither class nor identification nor flow label.
+    if craft.src.is_ipv4() {
+        bytes[15] = 0;
+        bytes[18..20].fill(0);
+        bytes[24..26].fill(0);
+        let check = !lb_ebpf::host::craft::sum(&bytes[14..34]);
+        bytes[24..26].copy_from_slice(&check.to_be_bytes());
+    } else {
+        bytes[15..18].fill(0);
+    }
+    bytes
+}
