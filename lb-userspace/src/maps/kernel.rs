@@ -15,7 +15,7 @@ use lb_common::{
 use super::{
     ApplyError, Contents, Maps, MapsError,
     bpf::Access,
-    table::{Table, TableError},
+    table::{Scan, Table, TableError},
 };
 use crate::plan::{Backend, BackendId, Frontend, Op, ServiceId};
 
@@ -107,6 +107,32 @@ impl KernelMaps {
         })
     }
 
+    /// The slots up to the last one that a frontend names. What lies beyond names nothing to anybody,
+    /// and the array is by far the largest of the maps that are read.
+    fn used_slots<'f>(
+        &self,
+        frontends: impl Iterator<Item = &'f FrontendValue>,
+    ) -> Result<Vec<u32>, MapsError> {
+        let ends = frontends.map(|value| value.base.saturating_add(value.len));
+        let end = usize::try_from(ends.max().unwrap_or(0)).unwrap_or(usize::MAX);
+        let mut slots = Vec::new();
+        let mut scan = Scan::new();
+        // An array is read in the order of its indexes.
+        while slots.len() < end {
+            let last = self
+                .slots
+                .scan(&mut scan, |_, backend| slots.push(*backend))
+                .map_err(|error| MapsError { map: self.slots.name(), source: into_io(error) })?;
+            if last {
+                break;
+            }
+        }
+        slots.truncate(end);
+        let used = slots.iter().rposition(|backend| *backend != 0);
+        slots.truncate(used.map_or(0, |last| last + 1));
+        Ok(slots)
+    }
+
     fn map_name(&self, lane: Lane) -> &'static str {
         match lane {
             Lane::PutService | Lane::DeleteService => self.services.name(),
@@ -150,9 +176,6 @@ impl Maps for KernelMaps {
         read(&self.v4.backends, |id, value| backends.extend(backend(*id, value)))?;
         read(&self.v6.backends, |id, value| backends.extend(backend(*id, value)))?;
         contents.backends = backends.into_iter().collect();
-        read(&self.slots, |_, backend| contents.slots.push(*backend))?;
-        let used = contents.slots.iter().rposition(|backend| *backend != 0);
-        contents.slots.truncate(used.map_or(0, |last| last + 1));
         read(&self.filter, |word, value| {
             if *value != 0 {
                 let _new = contents.filter.insert(*word, *value);
@@ -162,6 +185,7 @@ impl Maps for KernelMaps {
         read(&self.v4.frontends, |key, value| frontends.push((Frontend::from(*key), *value)))?;
         read(&self.v6.frontends, |key, value| frontends.push((Frontend::from(*key), *value)))?;
         contents.frontends = frontends.into_iter().collect();
+        contents.slots = self.used_slots(contents.frontends.values())?;
         Ok(contents)
     }
 }

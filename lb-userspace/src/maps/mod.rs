@@ -40,7 +40,8 @@ pub struct Contents {
     pub services: BTreeMap<ServiceId, ServiceInfo>,
     /// Backends by id, without those whose state is `Free`.
     pub backends: BTreeMap<BackendId, Backend>,
-    /// Backend ids by slot, as far as any slot was ever written (trailing zeros may be left out).
+    /// Backend ids by slot, at least up to the last one that a frontend names; trailing zeros may
+    /// be left out.
     pub slots: Vec<u32>,
     /// Words of the VIP filter that are not zero.
     pub filter: BTreeMap<u32, u64>,

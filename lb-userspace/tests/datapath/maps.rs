@@ -53,8 +53,8 @@ fn what_is_applied_is_read_back() {
             let _new = expected.backends.insert(BackendId(n), backend);
         }
         let ids: Vec<_> = (1..=5).map(BackendId).collect();
-        ops.push(Op::WriteSlots { base: 10, backends: ids });
-        expected.slots = [vec![0; 10], (1..=5).collect()].concat();
+        ops.push(Op::WriteSlots { base: 5, backends: ids });
+        expected.slots = [vec![0; 5], (1..=5).collect()].concat();
         ops.push(Op::SetFilter { word: 3, value: 9 });
         let _new = expected.filter.insert(3, 9);
         for key in [frontend(1), Frontend::marker(frontend(1).addr), v6] {
