@@ -178,6 +178,7 @@ impl Links {
         let path = self.dir.join(pin);
         if let Some(link) = usable(&path, target) {
             if replaced(&link, program).map_err(fail("replacing the program of"))? {
+                self.unpin_elsewhere(pin, &link).map_err(fail("removing the old pin of"))?;
                 return Ok(Outcome::Adopted);
             }
             unpin(&path).map_err(fail("removing the severed link"))?;
@@ -198,6 +199,18 @@ impl Links {
         let link = target.create(program).map_err(fail("attaching"))?;
         bpf::obj_pin(link.as_fd(), &path).map_err(fail("pinning"))?;
         Ok(Outcome::Attached)
+    }
+
+    /// Ends a takeover that was cut short: a link that is pinned here is nobody else's any more, and
+    /// must not be detached with what others left.
+    fn unpin_elsewhere(&self, pin: &str, link: &OwnedFd) -> io::Result<()> {
+        let id = bpf::link_info(link.as_fd())?.id;
+        for path in self.older.iter().map(|older| older.join(pin)) {
+            if matches!(open(&path), Ok(Pinned::Link(_, info)) if info.id == id) {
+                unpin(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The names of the pins.

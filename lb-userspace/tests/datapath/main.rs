@@ -363,6 +363,51 @@ fn cleanup_leaves_nothing_and_may_be_repeated() {
     });
 }
 
+/// An agent that is killed leaves a prefix of its steps; the next one completes them.
+#[test]
+fn what_a_killed_agent_left_half_done_is_completed() {
+    on_node("killed", |node| {
+        let devices = three_devices();
+        let mut datapath = Datapath::open(&node.options()).unwrap();
+        attach_all(&mut datapath, &devices);
+        drop(datapath);
+        let whole = ids(node);
+        let paths = PinPaths::new(node.pin_dir());
+        // Killed while making maps, before anything was attached.
+        for pin in whole.0.keys() {
+            links::remove_link(&paths.links().join(pin)).unwrap();
+        }
+        for name in &names::MAPS[9..] {
+            fs::remove_file(paths.maps().join(name)).unwrap();
+        }
+        // Killed while attaching.
+        let mut datapath = Datapath::open(&node.options()).unwrap();
+        attach_all(&mut datapath, &devices[..1]);
+        drop(datapath);
+        let mut datapath = Datapath::open(&node.options()).unwrap();
+        attach_all(&mut datapath, &devices);
+        drop(datapath);
+        let again = ids(node);
+        assert!(again.0.keys().eq(whole.0.keys()) && again.1.keys().eq(whole.1.keys()));
+
+        // Killed while taking over the links of another version: pinned in both places.
+        let old = node.pin_dir().join(format!("v{}", ABI_VERSION + 1));
+        fs::create_dir_all(old.join("links")).unwrap();
+        fs::create_dir_all(old.join("maps")).unwrap();
+        let link = bpf::obj_get(&paths.links().join("lo:tc-out"), Access::ReadWrite).unwrap();
+        bpf::obj_pin(link.as_fd(), &old.join("links/lo:tc-out")).unwrap();
+        drop(link);
+        let mut datapath = Datapath::open(&node.options()).unwrap();
+        attach_all(&mut datapath, &devices);
+        assert!(!old.exists());
+        assert!(ids(node).0.keys().eq(whole.0.keys()));
+        let Pinned::Link(_, info) = links::open(&paths.links().join("lo:tc-out")).unwrap() else {
+            panic!("no link");
+        };
+        assert_ne!(info.target, 0, "still attached");
+    });
+}
+
 #[test]
 fn one_bad_device_does_not_keep_the_others_from_being_served() {
     on_node("bad device", |node| {
