@@ -72,7 +72,7 @@ impl KernelMaps {
         match lane {
             Lane::PutService => put(&self.services, run, |op| {
                 let Op::PutService(id, info) = op else { return None };
-                Some((id.0, *info))
+                Some((id.0, **info))
             }),
             Lane::DeleteService => delete(&self.services, run, |op| {
                 let Op::DeleteService(id) = op else { return None };

@@ -44,7 +44,7 @@ impl MemoryMaps {
         match op {
             Op::PutService(id, info) => {
                 room(services, id, self.limits.services)?;
-                let _before = services.insert(*id, *info);
+                let _before = services.insert(*id, **info);
             }
             Op::DeleteService(id) => {
                 let _before = services.remove(id);

@@ -103,7 +103,7 @@ impl Actual {
     /// Takes note of an op that the maps accepted.
     pub(super) fn record(&mut self, op: &Op, now: Instant) {
         match op {
-            Op::PutService(id, info) => self.put_service(*id, *info),
+            Op::PutService(id, info) => self.put_service(*id, **info),
             Op::DeleteService(id) => self.delete_service(*id, now),
             Op::PutBackend(id, backend) => match backend.state {
                 BackendState::Free => self.free_backend(*id, now),

@@ -107,7 +107,7 @@ impl<'a> Build<'a> {
             return;
         };
         if known.is_none() {
-            self.stages.services.push(Op::PutService(id, info));
+            self.stages.services.push(Op::PutService(id, Box::new(info)));
         }
         self.stages.serving.extend(backends.put);
         self.stages.gone.extend(backends.gone);

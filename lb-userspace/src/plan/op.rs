@@ -12,8 +12,8 @@ use crate::model::{ProtoName, family};
 /// One write to one map.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Op {
-    /// Names a service id.
-    PutService(ServiceId, ServiceInfo),
+    /// Names a service id. The names are boxed: they are five times as large as any other op.
+    PutService(ServiceId, Box<ServiceInfo>),
     /// Forgets a service id. An id that is not there is no error.
     DeleteService(ServiceId),
     /// Writes a backend; with [`BackendState::Free`] the id stops naming anything.
@@ -235,7 +235,10 @@ mod tests {
             service: ServiceId(3),
         };
         let ops = [
-            (Op::PutService(ServiceId(3), info), "put service 3 default/vote:http TCP IPv4"),
+            (
+                Op::PutService(ServiceId(3), Box::new(info)),
+                "put service 3 default/vote:http TCP IPv4",
+            ),
             (
                 Op::PutBackend(BackendId(7), backend),
                 "put backend 7 [fd44::5]:8080/UDP gone (service 3)",

@@ -45,7 +45,7 @@ fn what_is_applied_is_read_back() {
         assert_eq!(maps.contents().unwrap(), Contents::default());
         let v6 = Frontend::new("fd10::1".parse().unwrap(), 53, proto::UDP);
         let mut expected = Contents::default();
-        let mut ops = vec![Op::PutService(ServiceId(1), info(1))];
+        let mut ops = vec![Op::PutService(ServiceId(1), Box::new(info(1)))];
         let _new = expected.services.insert(ServiceId(1), info(1));
         for n in 1..=5 {
             let backend = backend(n, BackendState::Serving);
@@ -124,7 +124,7 @@ fn ten_thousand_services_are_written_and_read_fast() {
         let mut maps = datapath.maps().unwrap();
         let (services, each) = (10_000, 5);
         let mut ops: Vec<_> =
-            (0..services).map(|n| Op::PutService(ServiceId(n + 1), info(n))).collect();
+            (0..services).map(|n| Op::PutService(ServiceId(n + 1), Box::new(info(n)))).collect();
         let serving = |n| Backend { ..backend(n * 2, BackendState::Serving) };
         ops.extend((1..=services * each).map(|n| Op::PutBackend(BackendId(n), serving(n))));
         ops.extend((0..services).map(|n| Op::WriteSlots {
