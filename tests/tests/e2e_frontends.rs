@@ -243,6 +243,8 @@ fn node_port_addresses_can_be_chosen() {
 fn a_host_process_needs_no_route_to_a_cluster_address() {
     let Some(cluster) = start(&[]) else { return };
     let node = &cluster.lab.nodes[0];
+    // A pod of node 2: on node 1 even the pods' gateway depends on the default route (proxy ARP).
+    cluster.put(&web(), &[Endpoint::pod(&cluster.lab.nodes[1].pods[0])]).unwrap();
     for gateway in cluster.lab.underlay.addresses.both() {
         node.netns.netlink().delete_route(Cidr::any(gateway), Some(gateway), "eth0").unwrap();
     }

@@ -135,11 +135,12 @@ fn an_unconnected_socket_of_a_host_process_follows_the_endpoints() {
             seen.transitions.iter().any(|one| one.at_ms >= since && one.state != by)
         });
         assert!(moved.broken.is_empty(), "{moved:?}");
+        let emptied = now_ms();
         cluster.put(&vote(), &[]).unwrap();
-        let refused = now_ms();
-        let _ = flow.first(refused, true);
+        let _ = flow.first(emptied, true);
+        let filled = now_ms();
         cluster.put(&vote(), &endpoints).unwrap();
-        let _ = flow.first(now_ms().saturating_sub(1), false);
+        let _ = flow.first(filled, false);
         let _ = host.end(running).unwrap();
     }
 }

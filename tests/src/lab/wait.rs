@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 /// How long anything in a lab may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks until the answer is `Some`; names `what` when the time is up.
 pub fn until<T>(
@@ -21,6 +21,6 @@ pub fn until<T>(
         if begin.elapsed() > patience {
             bail!("waited {patience:?} for {what}");
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
