@@ -1,6 +1,7 @@
 //! Properties of plans between random worlds.
 
 mod property;
+mod scenario;
 mod world;
 
 use std::{

@@ -1,0 +1,166 @@
+//! Single stories, each about one promise of the planner.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use lb_common::{Family, proto};
+
+use super::{
+    super::{Frontend, Limits, NodeAddresses, Op},
+    Rig, addr, node, rig,
+};
+use crate::{
+    maps::{Fault, FaultyMaps, MemoryMaps},
+    model::{DesiredBackend, DesiredPort, DesiredService, ObjectName},
+};
+
+/// What is desired, said directly.
+type Wish = BTreeMap<ObjectName, DesiredService>;
+
+fn name(number: u8) -> ObjectName {
+    ObjectName::new("default", format!("web-{number}"))
+}
+
+/// Service `number` with backends that end in `hosts`.
+fn web(number: u8, node_port: Option<u16>, hosts: &[u8]) -> DesiredService {
+    let backend = |host: &u8| DesiredBackend {
+        addr: [10, 244, number, *host].into(),
+        port: 8080,
+        selectable: true,
+    };
+    DesiredService {
+        ports: vec![DesiredPort {
+            name: Arc::from("http"),
+            proto: proto::TCP,
+            family: Family::V4,
+            vip: Some(([10, 96, 0, number].into(), 80)),
+            node_port,
+            backends: hosts.iter().map(backend).collect(),
+        }],
+    }
+}
+
+/// Marks `names`, executes, and returns the ops, printed.
+fn ops(rig: &mut Rig<MemoryMaps>, wish: &Wish, names: &[u8]) -> Vec<String> {
+    rig.now += Duration::from_secs(2);
+    rig.planner.mark(names.iter().map(|number| name(*number)));
+    let plan = rig.planner.plan(wish, rig.now);
+    let text = plan.ops.iter().map(Op::to_string).collect();
+    let applied = plan.ops.len();
+    crate::maps::Maps::apply(&mut rig.maps, &plan.ops).expect("it fits");
+    rig.planner.commit(plan, applied, rig.now);
+    text
+}
+
+#[test]
+fn a_change_writes_its_own_service_only_and_in_order() {
+    let mut rig = rig();
+    let mut wish: Wish = (1..=50).map(|i| (name(i), web(i, None, &[1, 2]))).collect();
+    let all: Vec<u8> = (1..=50).collect();
+    let _first = ops(&mut rig, &wish, &all);
+    let _before = wish.insert(name(7), web(7, None, &[2, 3]));
+    let changed = ops(&mut rig, &wish, &[7]);
+    let service = changed[2].split("service ").nth(1).and_then(|rest| rest.split(',').next());
+    let service = service.expect("it names its service");
+    let stays = changed[1].split(' ').nth(4).expect("a backend");
+    assert_eq!(
+        changed,
+        [
+            format!("put backend 101 10.244.7.3:8080/TCP serving (service {service})"),
+            format!("write slots 100..102 = {stays} 101"),
+            format!("put frontend 10.96.0.7:80/TCP ClusterIP service {service}, slots 100..102"),
+            changed[3].clone(),
+        ]
+    );
+    assert!(changed[3].ends_with(&format!("10.244.7.1:8080/TCP gone (service {service})")));
+    assert_eq!(ops(&mut rig, &wish, &all), [""; 0]);
+}
+
+#[test]
+fn a_backend_that_comes_back_keeps_its_id() {
+    let mut rig = rig();
+    let mut wish = Wish::from([(name(1), web(1, None, &[1, 2]))]);
+    let _first = ops(&mut rig, &wish, &[1]);
+    let _before = wish.insert(name(1), web(1, None, &[1]));
+    let _ops = ops(&mut rig, &wish, &[1]);
+    let looked = rig.now + Duration::from_secs(1);
+    let gone = rig.planner.gone_before(looked);
+    assert_eq!(gone.len(), 1);
+    let _before = wish.insert(name(1), web(1, None, &[1, 2]));
+    let back = ops(&mut rig, &wish, &[1]);
+    assert_eq!(back[0], format!("put backend {} 10.244.1.2:8080/TCP serving (service 1)", gone[0]));
+    // A look that found no flow of it came too late: it serves again.
+    rig.planner.release(gone, looked);
+    assert_eq!(ops(&mut rig, &wish, &[]), [""; 0]);
+}
+
+#[test]
+fn node_addresses_come_and_go() {
+    let mut rig = rig();
+    let wish = Wish::from([(name(1), web(1, Some(30080), &[1])), (name(2), web(2, None, &[1]))]);
+    let _first = ops(&mut rig, &wish, &[1, 2]);
+    let mut more = node();
+    let _new = more.local.insert(addr("192.0.2.9"));
+    let _new = more.node_port.insert(addr("192.0.2.9"));
+    rig.planner.set_node(more);
+    let added = ops(&mut rig, &wish, &[]);
+    assert_eq!(added.len(), 2, "{added:?}");
+    assert!(added[0].starts_with("set filter word "));
+    assert!(added[1].starts_with("put frontend 192.0.2.9:30080/TCP NodePort service 1"));
+    rig.planner.set_node(NodeAddresses { node_port: [].into(), ..node() });
+    let removed = ops(&mut rig, &wish, &[]);
+    let deletes = removed.iter().filter(|op| op.starts_with("delete frontend ")).count();
+    assert_eq!(deletes, 3, "{removed:?}");
+}
+
+#[test]
+fn a_vip_that_is_an_address_of_the_node_leaves_its_other_ports_alone() {
+    let mut rig = rig();
+    let mut service = web(1, None, &[1]);
+    service.ports[0].vip = Some((addr("192.0.2.1"), 80));
+    let wish = Wish::from([(name(1), service)]);
+    let _first = ops(&mut rig, &wish, &[1]);
+    let marker = Frontend::marker(addr("192.0.2.1"));
+    assert!(!rig.maps.get().frontends.contains_key(&marker));
+    rig.planner.set_node(NodeAddresses::default());
+    let _ops = ops(&mut rig, &wish, &[]);
+    assert!(rig.maps.get().frontends.contains_key(&marker));
+}
+
+#[test]
+fn what_does_not_fit_is_reported_with_map_and_flag_and_fits_later() {
+    let limits = Limits { backends: 4, ..Limits::default() };
+    let mut rig = Rig::new(MemoryMaps::new(limits), limits);
+    let mut wish = Wish::from([(name(1), web(1, None, &[1, 2])), (name(2), web(2, None, &[1, 2]))]);
+    let _first = ops(&mut rig, &wish, &[1, 2]);
+    let problems: Vec<String> = rig.planner.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "map LB4_BACKENDS: full (4 entries): Service default/web-2 not programmed as a whole; start the agent with a larger --max-backends"
+        ]
+    );
+    assert_eq!(rig.maps.get().backends.len(), 3, "what fits is there");
+    let _before = wish.remove(&name(1));
+    let _ops = ops(&mut rig, &wish, &[1]);
+    rig.now += Duration::from_secs(2);
+    rig.planner.release(rig.planner.gone_before(rig.now), rig.now);
+    let _ops = ops(&mut rig, &wish, &[]);
+    let wake = rig.planner.wake().expect("freed ids rest");
+    assert!(wake > rig.now);
+    let _ops = ops(&mut rig, &wish, &[]);
+    assert_eq!(rig.planner.problems(), []);
+    assert_eq!(rig.maps.get().backends.len(), 2);
+}
+
+#[test]
+fn one_service_that_cannot_be_written_does_not_hold_up_the_others() {
+    let wish: Wish = (1..=3).map(|i| (name(i), web(i, None, &[1]))).collect();
+    let mut rig = Rig::new(FaultyMaps::new(MemoryMaps::new(Limits::default())), Limits::default());
+    rig.planner.mark(wish.keys().cloned());
+    // The third op names the third service.
+    rig.maps.set_fault(Some(Fault::Nth(2)));
+    let error = rig.planner.execute(&wish, &mut rig.maps, rig.now).expect_err("it fails");
+    assert_eq!(error.applied, 2);
+    let vips = rig.contents().frontends.keys().filter(|frontend| !frontend.is_marker()).count();
+    assert_eq!(vips, 3, "the attempt one by one got through");
+}
