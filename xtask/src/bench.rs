@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: measurements, by the program `lb-bench` of the package `lb-tests`.
+//! `cargo xtask bench`: measurements, by the package `lb-tests`.
 
 use std::process::Command;
 
@@ -24,6 +24,8 @@ pub(crate) struct Bench {
 enum What {
     /// Nanoseconds per packet of the programs, against the least that a balancer must do
     Packet,
+    /// Time and memory from Services and EndpointSlices to programmed maps
+    Sync,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -38,12 +40,24 @@ impl Bench {
             bail!("nothing can be measured here: {obstacle}");
         }
         prerequisites::programs()?;
-        build::bench_objects()?;
-        let programs = build::programs()?;
-        let mut bench = Command::new(programs.join("lb-bench"));
-        let _ = bench.env("LB_BIN", programs.join("lb")).arg(match self.what {
-            What::Packet => "packet",
-        });
+        let mut bench = match self.what {
+            What::Packet => {
+                build::bench_objects()?;
+                let programs = build::programs()?;
+                let mut bench = Command::new(programs.join("lb-bench"));
+                let _ = bench.env("LB_BIN", programs.join("lb")).arg("packet");
+                bench
+            }
+            What::Sync => {
+                let _ = build::objects()?;
+                // The release profile and both packages, so that what the agent's build compiled serves.
+                let mut bench = process::cargo();
+                let _ = bench.args(["bench", "--quiet", "--profile", "release"]);
+                let _ =
+                    bench.args(["-p", "lb-userspace", "-p", "lb-tests", "--bench", "sync", "--"]);
+                bench
+            }
+        };
         if self.quick {
             let _ = bench.arg("--quick");
         }
