@@ -177,3 +177,28 @@ fn commands_that_need_maps_say_when_there_are_none() {
         assert!(said.contains(pins.to_str().unwrap()), "{command} should say where: {said}");
     }
 }
+
+#[test]
+fn a_user_without_privilege_is_told_what_is_missing() {
+    use std::os::unix::process::CommandExt as _;
+    const NOBODY: u32 = 65534;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped, not root: only root can become another user");
+        return;
+    }
+    let binary = env!("CARGO_BIN_EXE_lb");
+    // The workspace may lie where nobody may look.
+    let dir = tempfile::Builder::new().prefix("lb-cli-").tempdir_in("/tmp").unwrap();
+    let copy = dir.path().join("lb");
+    let _bytes = fs::copy(binary, &copy).unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = Command::new(&copy)
+        .args(["run", "--source", "/", "--pin-dir", "/sys/fs/bpf/lb-nobody"])
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap();
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("CAP_BPF") && stderr.contains("run lb as root"), "{stderr}");
+}

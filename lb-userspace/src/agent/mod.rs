@@ -17,12 +17,14 @@ use std::{
 };
 
 use anyhow::Context as _;
+use futures::future::OptionFuture;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::JoinHandle,
     time::{MissedTickBehavior, interval, sleep_until},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub use self::reconcile::{Pass, Reconciler};
 use crate::{
@@ -33,12 +35,13 @@ use crate::{
         table::{DeviceTable, Generation},
         watch::Watcher,
     },
+    housekeeper::{Housekeeper, Lifetimes, Report, Worker},
     maps::{kernel::KernelMaps, reader::Reader},
     model::{Coverage, Event, Problem},
     nodeport,
     plan::{Limits, NodeAddresses},
     source,
-    status::{self, ApplyStatus, NodeStatus, SourceStatus, Status},
+    status::{self, ApplyStatus, MapStatus, NodeStatus, SourceStatus, Status},
     telemetry::{http, metrics::Metrics},
 };
 
@@ -48,8 +51,8 @@ const COALESCE: Duration = Duration::from_millis(2);
 const TICK: Duration = Duration::from_secs(10);
 /// Shortest time between two status files.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
-/// Seconds after which a UDP flow without and with replies is over, as in the kernel's conntrack.
-const UDP: (u32, u32) = (30, 120);
+/// How long flows may be idle.
+const LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -74,6 +77,11 @@ struct Agent {
     datapath: Datapath,
     reconciler: Reconciler<KernelMaps>,
     watcher: Watcher,
+    housekeeper: Worker,
+    /// What the housekeeper found.
+    swept: mpsc::UnboundedReceiver<Report>,
+    /// A count of the entries of the maps that is under way.
+    usage: Option<JoinHandle<Vec<MapStatus>>>,
     devices: DeviceTable,
     metrics: Metrics,
     status: Status,
@@ -122,6 +130,13 @@ impl Agent {
             }
         })
         .context("watching the devices")?;
+        let (sweeps, swept) = mpsc::unbounded_channel();
+        let housekeeper = Worker::start(
+            Housekeeper::open(&maps_dir, LIFETIMES)?,
+            // Nobody listens while the agent stops.
+            move |report| drop(sweeps.send(report)),
+        )
+        .context("starting the housekeeper")?;
         let metrics = Metrics::new();
         metrics.add_reasons(Box::new(move || reader.reasons().ok()));
         if let Some(at) = config.metrics {
@@ -135,6 +150,9 @@ impl Agent {
             datapath,
             reconciler,
             watcher,
+            housekeeper,
+            swept,
+            usage: None,
             metrics,
             node: NodeState::default(),
             attached: false,
@@ -180,6 +198,12 @@ impl Agent {
                     }
                 }
                 () = sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {}
+                Some(report) = self.swept.recv() => self.swept(&report),
+                Some(maps) = OptionFuture::from(self.usage.as_mut()) => {
+                    self.usage = None;
+                    self.status.maps = maps.unwrap_or_default();
+                    self.stale = true;
+                }
                 _ = tick.tick() => self.tick(),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
@@ -261,7 +285,10 @@ impl Agent {
         }
     }
 
-    fn note_pass(&mut self, Pass { ops, took, applying, error }: Pass) {
+    fn note_pass(&mut self, Pass { ops, took, applying, left, error }: Pass) {
+        if left {
+            self.housekeeper.backends_left();
+        }
         let writes: u64 = ops.values().sum();
         self.metrics.sync_duration.observe(took.as_secs_f64());
         self.metrics.note_apply(applying, &ops);
@@ -322,8 +349,29 @@ impl Agent {
         self.stale = true;
     }
 
+    /// Takes in what the housekeeper found: backends that no flow names may have their ids freed.
+    fn swept(&mut self, Report { removed, round }: &Report) {
+        let flows = removed.flows();
+        if flows + removed.socks + removed.sockets > 0 {
+            debug!(?removed, "flows ended");
+        }
+        let expired = u64::try_from(flows).unwrap_or(u64::MAX);
+        self.status.counters.flows_expired += expired;
+        let _total = self.metrics.flows_expired.inc_by(expired);
+        if let Some(round) = round {
+            let gone = self.reconciler.gone_before(round.began);
+            let unused = gone.into_iter().filter(|id| !round.names(*id)).collect();
+            self.reconciler.release(unused, round.began);
+        }
+    }
+
     /// What has to be done now and then.
     fn tick(&mut self) {
+        if self.usage.as_ref().is_none_or(JoinHandle::is_finished) {
+            let pin_dir = self.config.pin_dir.clone();
+            let count = move || crate::cli::usage(&pin_dir).unwrap_or_default();
+            self.usage = Some(tokio::task::spawn_blocking(count));
+        }
         if !self.attach_problems.is_empty() {
             self.attach();
         }
@@ -397,8 +445,8 @@ fn options(config: &Config) -> Options {
         cgroup_root: config.cgroup_root.clone(),
         snat_first: config.snat_first,
         snat_count: config.snat_count,
-        udp_unreplied: UDP.0,
-        udp_replied: UDP.1,
+        udp_unreplied: LIFETIMES.udp_unreplied,
+        udp_replied: LIFETIMES.udp_replied,
     }
 }
 

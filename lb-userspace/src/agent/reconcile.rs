@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::BackendState;
+
 use crate::{
     cli::ops,
     maps::{ApplyError, Contents, Maps, MapsError},
@@ -42,6 +44,8 @@ pub struct Pass {
     pub took: Duration,
     /// Time in the maps.
     pub applying: Duration,
+    /// Whether backends left.
+    pub left: bool,
     /// What stopped it.
     pub error: Option<ApplyError>,
 }
@@ -64,7 +68,7 @@ impl<M: Maps> Reconciler<M> {
         Ok(Self {
             model: Model::new(),
             planner: Planner::adopt(&contents, limits, now),
-            maps: Counted::new(maps),
+            maps: Counted { maps, written: Written::default() },
             pause: PAUSE.0,
             retry: None,
             node_known: false,
@@ -107,7 +111,7 @@ impl<M: Maps> Reconciler<M> {
         let begin = Instant::now();
         let result = self.planner.execute(&self.model, &mut self.maps, now);
         let took = begin.elapsed();
-        let (ops, applying) = self.maps.take();
+        let Written { ops, applying, left } = std::mem::take(&mut self.maps.written);
         let error = result.err();
         if error.is_some() {
             self.retry = Some(now + self.pause);
@@ -116,7 +120,7 @@ impl<M: Maps> Reconciler<M> {
             self.retry = None;
             self.pause = PAUSE.0;
         }
-        Some(Pass { ops, took, applying, error })
+        Some(Pass { ops, took, applying, left, error })
     }
 
     /// When to make a pass although nothing changed.
@@ -147,33 +151,36 @@ impl<M: Maps> Reconciler<M> {
     }
 }
 
-/// Maps that count what was written to them, and for how long.
+/// Maps that note what was written to them.
 #[derive(Debug)]
 struct Counted<M> {
     maps: M,
-    ops: BTreeMap<&'static str, u64>,
-    applying: Duration,
+    written: Written,
 }
 
-impl<M> Counted<M> {
-    fn new(maps: M) -> Self {
-        Self { maps, ops: BTreeMap::new(), applying: Duration::ZERO }
-    }
-
-    fn take(&mut self) -> (BTreeMap<&'static str, u64>, Duration) {
-        (std::mem::take(&mut self.ops), std::mem::take(&mut self.applying))
-    }
+/// What was written since somebody asked.
+#[derive(Debug, Default)]
+struct Written {
+    /// Writes by kind.
+    ops: BTreeMap<&'static str, u64>,
+    /// Time that they took.
+    applying: Duration,
+    /// Whether backends left.
+    left: bool,
 }
 
 impl<M: Maps> Maps for Counted<M> {
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         let begin = Instant::now();
         let result = self.maps.apply(ops);
-        self.applying += begin.elapsed();
+        self.written.applying += begin.elapsed();
         let applied = result.as_ref().map_or_else(|error| error.applied, |()| ops.len());
         for op in ops.iter().take(applied) {
             tracing::debug!(%op, "written");
-            *self.ops.entry(ops::kind(op)).or_default() += 1;
+            *self.written.ops.entry(ops::kind(op)).or_default() += 1;
+            if let Op::PutBackend(_, backend) = op {
+                self.written.left |= backend.state == BackendState::Gone;
+            }
         }
         result
     }

@@ -41,6 +41,8 @@ use crate::{
     telemetry::logs,
 };
 
+pub use self::read::usage;
+
 /// Exit code of what was done but shows that something is wrong.
 const FAILED: u8 = 1;
 /// Exit code of a command line that cannot be carried out.

@@ -19,7 +19,10 @@ use super::{
 use crate::{
     clock,
     datapath::{links, lock, paths::PinPaths},
-    maps::reader::{Reader, ReaderError},
+    maps::{
+        Contents,
+        reader::{Reader, ReaderError},
+    },
     plan::{BackendId, ServiceId},
     status::{self, MapStatus},
 };
@@ -89,7 +92,9 @@ pub(super) fn report(pin_dir: &Path, state_dir: &Path) -> Report {
 
 fn datapath(pin_dir: &Path) -> anyhow::Result<Datapath> {
     let reader = Reader::open(pin_dir)?;
-    let snapshot = Snapshot { contents: reader.contents()?, ..Snapshot::default() };
+    let contents = reader.contents()?;
+    let maps = fill(&reader, &contents)?;
+    let snapshot = Snapshot { contents, ..Snapshot::default() };
     let mut drops: Vec<(String, u64)> = Vec::new();
     for (_, reason, count) in reader.reasons()? {
         if reason.class() == Class::Drop {
@@ -103,15 +108,23 @@ fn datapath(pin_dir: &Path) -> anyhow::Result<Datapath> {
     Ok(Datapath {
         services: list::count(&snapshot),
         service_ports: snapshot.contents.services.len(),
-        maps: usage(&reader, &snapshot)?,
+        maps,
         links: links.len(),
         drops,
     })
 }
 
 /// How full each map is that can be full.
-fn usage(reader: &Reader, snapshot: &Snapshot) -> Result<Vec<MapStatus>, ReaderError> {
-    let contents = &snapshot.contents;
+///
+/// # Errors
+///
+/// When there are no maps, or they cannot be read.
+pub fn usage(pin_dir: &Path) -> Result<Vec<MapStatus>, ReaderError> {
+    let reader = Reader::open(pin_dir)?;
+    fill(&reader, &reader.contents()?)
+}
+
+fn fill(reader: &Reader, contents: &Contents) -> Result<Vec<MapStatus>, ReaderError> {
     let (mut flows4, mut flows6) = (0, 0);
     reader.flows::<Addr4>(|_, _| flows4 += 1)?;
     reader.flows::<Addr6>(|_, _| flows6 += 1)?;

@@ -25,19 +25,22 @@ pub struct Lifetimes {
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self {
-            half_open: 60,
-            established: 24 * 3600,
-            half_closed: 3600,
-            closed: 120,
-            reset: 10,
-            udp_unreplied: 30,
-            udp_replied: 120,
-        }
+        Self::DEFAULT
     }
 }
 
 impl Lifetimes {
+    /// Those of the kernel's own connection tracking, where it has them.
+    pub const DEFAULT: Self = Self {
+        half_open: 60,
+        established: 24 * 3600,
+        half_closed: 3600,
+        closed: 120,
+        reset: 10,
+        udp_unreplied: 30,
+        udp_replied: 120,
+    };
+
     /// The shortest of all: an entry that was used more recently is not over, whatever its state.
     pub fn shortest(&self) -> u32 {
         let &Self {
