@@ -14,7 +14,7 @@ use super::{
     flows::Clock,
     services as list,
     snapshot::{Flow, Snapshot, Sock},
-    status::{Datapath, Report},
+    status::{Datapath, Process, Report},
 };
 use crate::{
     clock,
@@ -24,7 +24,7 @@ use crate::{
         reader::{Reader, ReaderError},
     },
     plan::{BackendId, ServiceId},
-    status::{self, MapStatus},
+    status::{self, MapStatus, Status},
 };
 
 /// Where maps are pinned.
@@ -86,8 +86,20 @@ pub(super) fn report(pin_dir: &Path, state_dir: &Path) -> Report {
         }
     };
     let datapath = datapath(pin_dir).map_err(|error| format!("{error:#}"));
-    let running = lock::holder_of(pin_dir).is_some();
-    Report::new(pin_dir.to_owned(), running, agent, datapath)
+    Report::new(pin_dir.to_owned(), process(pin_dir, agent.as_ref()), agent, datapath)
+}
+
+/// Whether an agent runs, and whether the status file is its own.
+fn process(pin_dir: &Path, agent: Option<&Status>) -> Process {
+    let Some(holder) = lock::holder_of(pin_dir) else { return Process::Absent };
+    let Some(pid) = agent.map(|agent| agent.pid) else { return Process::Running };
+    // An agent in a container may know itself by another number than we do: only a process that is
+    // gone cannot be the one that wrote the file.
+    let gone = !Path::new("/proc").join(pid.to_string()).exists();
+    match i64::from(holder) != i64::from(pid) && gone {
+        true => Process::Starting,
+        false => Process::Running,
+    }
 }
 
 fn datapath(pin_dir: &Path) -> anyhow::Result<Datapath> {

@@ -45,11 +45,22 @@ pub struct Datapath {
     pub drops: Vec<(String, u64)>,
 }
 
+/// Whether there is an agent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Process {
+    /// None holds the pin directory.
+    Absent,
+    /// One holds it; the status file is of an earlier one.
+    Starting,
+    /// One holds it.
+    Running,
+}
+
 impl Report {
     /// Puts the findings together.
     pub fn new(
         pin_dir: PathBuf,
-        running: bool,
+        process: Process,
         agent: Option<Status>,
         datapath: Result<Datapath, String>,
     ) -> Self {
@@ -59,11 +70,15 @@ impl Report {
             Err(error) => (None, Some(error)),
         };
         let links = datapath.as_ref().map_or(0, |datapath| datapath.links);
-        match (running, links, &agent) {
-            (true, _, Some(agent)) => ailments.extend(agent.ailments()),
-            (true, _, None) => ailments.push("the agent has not reported yet".to_owned()),
-            (false, 0, _) => ailments.push("the agent does not run (`lb run`)".to_owned()),
-            (false, links, _) => ailments.push(format!(
+        match (process, links, &agent) {
+            (Process::Running, _, Some(agent)) => ailments.extend(agent.ailments()),
+            (Process::Running, _, None) | (Process::Starting, _, _) => {
+                ailments.push("the agent is starting and has not reported yet".to_owned());
+            }
+            (Process::Absent, 0, _) => {
+                ailments.push("the agent does not run (`lb run`)".to_owned())
+            }
+            (Process::Absent, links, _) => ailments.push(format!(
                 "the agent does not run (`lb run`); {links} programs stay attached and go on \
                  forwarding, but nothing follows changes"
             )),
@@ -77,6 +92,7 @@ impl Report {
             }
         }
         let healthy = ailments.is_empty();
+        let running = process == Process::Running;
         Self { healthy, ailments, running, agent, datapath, datapath_error, pin_dir }
     }
 }
@@ -313,7 +329,7 @@ mod tests {
     #[test]
     fn a_healthy_node_is_a_few_lines() {
         let pins = PathBuf::from("/sys/fs/bpf/lb");
-        let report = Report::new(pins, true, Some(agent()), Ok(datapath()));
+        let report = Report::new(pins, Process::Running, Some(agent()), Ok(datapath()));
         let expected = "\
 Node:         worker-1 healthy
 Agent:        running for 3m20s (pid 42), version 0.1.0, ABI 1, object 00000000deadbeef
@@ -339,15 +355,22 @@ Service shop/vote  vote.yaml  node port 30000 belongs to Service shop/old
 
     #[test]
     fn a_datapath_without_agent_is_said_so() {
-        let report = Report::new("/sys/fs/bpf/lb".into(), false, None, Ok(datapath()));
+        let report = Report::new("/sys/fs/bpf/lb".into(), Process::Absent, None, Ok(datapath()));
         assert!(!report.healthy);
         let text = text(&report, 1200);
         assert!(text.contains("12 programs stay attached and go on forwarding"), "{text}");
     }
 
     #[test]
+    fn what_an_earlier_agent_said_does_not_make_the_next_one_healthy() {
+        let report = Report::new("/x".into(), Process::Starting, Some(agent()), Ok(datapath()));
+        assert_eq!(report.ailments, ["the agent is starting and has not reported yet"]);
+        assert!(!report.running);
+    }
+
+    #[test]
     fn the_fields_of_the_agent_stand_beside_the_others() {
-        let report = Report::new("/x".into(), true, Some(agent()), Ok(datapath()));
+        let report = Report::new("/x".into(), Process::Running, Some(agent()), Ok(datapath()));
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["pid"], 42);
         assert_eq!(json["source"]["synced"], true);
@@ -359,9 +382,10 @@ Service shop/vote  vote.yaml  node port 30000 belongs to Service shop/old
     fn maps_that_are_full_or_missing_are_ailments() {
         let mut full = datapath();
         full.maps[0].used = full.maps[0].capacity;
-        let report = Report::new("/x".into(), true, Some(agent()), Ok(full));
+        let report = Report::new("/x".into(), Process::Running, Some(agent()), Ok(full));
         assert_eq!(report.ailments, ["map LB4_FLOWS is full"]);
-        let report = Report::new("/x".into(), true, Some(agent()), Err("no maps".into()));
+        let report =
+            Report::new("/x".into(), Process::Running, Some(agent()), Err("no maps".into()));
         assert_eq!(report.ailments, ["no maps"]);
     }
 }

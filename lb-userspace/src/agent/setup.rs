@@ -1,0 +1,149 @@
+//! The start of the agent: takes over what is pinned, and brings its parts together.
+//!
+//! Nothing is attached here but what an earlier agent already served.
+
+use std::{collections::HashSet, sync::Arc, time::Instant};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{Agent, LIFETIMES, Reconciler, trace};
+use crate::{
+    config::Config,
+    datapath::{Datapath, object::Object, options::Options},
+    devices::{
+        NodeState, Rules,
+        table::{DeviceTable, Generation},
+        watch::Watcher,
+    },
+    housekeeper::{Housekeeper, Worker},
+    maps::{kernel::KernelMaps, reader::Reader},
+    plan::Limits,
+    status::{self, NodeStatus, SourceStatus, Status},
+    telemetry::{http, metrics::Metrics},
+};
+
+impl Agent {
+    /// Takes over what is pinned; attaches nothing yet.
+    pub(super) fn start(config: Config) -> anyhow::Result<Self> {
+        let mut datapath = Datapath::open(&options(&config))?;
+        if config.trace {
+            trace::forward(datapath.programs_mut().ebpf_mut())?;
+        }
+        let maps_dir = datapath.paths().maps();
+        let maps = datapath.maps()?;
+        let reader = Reader::open(&config.pin_dir)?;
+        let limits = limits(&config, &reader, &maps)?;
+        let reconciler = Reconciler::adopt(maps, limits, Instant::now())?;
+        let contents = reconciler.contents()?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pins = %config.pin_dir.display(),
+            services = contents.services.len(),
+            backends = contents.backends.len(),
+            "datapath loaded"
+        );
+        let rules = Rules {
+            external: config.external_devices.clone(),
+            workload: config.workload_devices.clone(),
+            node_ips: config.node_ips.clone(),
+        };
+        let mut generation = Generation::open(&maps_dir)?;
+        let watcher = Watcher::start(rules, move || {
+            if let Err(error) = generation.bump() {
+                warn!(%error, "next hops cannot be renewed");
+            }
+        })
+        .context("watching the devices")?;
+        let (sweeps, swept) = mpsc::unbounded_channel();
+        let housekeeper = Worker::start(
+            Housekeeper::open(&maps_dir, LIFETIMES)?,
+            // Nobody listens while the agent stops.
+            move |report| drop(sweeps.send(report)),
+        )
+        .context("starting the housekeeper")?;
+        let metrics = Metrics::new();
+        metrics.add_reasons(Box::new(move || reader.reasons().ok()));
+        if let Some(at) = config.metrics {
+            let metrics = metrics.clone();
+            let _task = tokio::spawn(http::serve(at, Arc::new(move || metrics.render())));
+        }
+        let mut agent = Self {
+            status_path: status::path(&config.state_dir, &config.pin_dir),
+            status: first_status(&config),
+            devices: DeviceTable::open(&maps_dir)?,
+            datapath,
+            reconciler,
+            watcher,
+            housekeeper,
+            swept,
+            usage: None,
+            metrics,
+            node: NodeState::default(),
+            attached: false,
+            attach_problems: Vec::new(),
+            known_problems: HashSet::new(),
+            stale: true,
+            reported: None,
+            config,
+        };
+        let state = agent.watcher.states().borrow().clone();
+        agent.devices_changed(state);
+        if !contents.services.is_empty() {
+            // What is programmed was right when the last agent ended: no need to wait for the
+            // source before its programs are replaced.
+            agent.attach();
+        }
+        Ok(agent)
+    }
+}
+
+fn options(config: &Config) -> Options {
+    Options {
+        pin_dir: config.pin_dir.clone(),
+        object: if config.trace { Object::Trace } else { Object::Normal },
+        capacity: config.capacity,
+        xdp: config.xdp,
+        tc: config.tc,
+        socket_lb: config.socket_lb,
+        cgroup_root: config.cgroup_root.clone(),
+        snat_first: config.snat_first,
+        snat_count: config.snat_count,
+        udp_unreplied: LIFETIMES.udp_unreplied,
+        udp_replied: LIFETIMES.udp_replied,
+    }
+}
+
+/// What fits into the maps as they are: adopted ones may have another size than asked for.
+fn limits(config: &Config, reader: &Reader, maps: &KernelMaps) -> anyhow::Result<Limits> {
+    let costs = reader.costs()?;
+    let size = |name: &str, asked: u32| {
+        costs.iter().find(|cost| cost.name == name).map_or(asked, |cost| cost.max_entries)
+    };
+    Ok(Limits {
+        services: size(lb_common::names::LB_SERVICES, config.capacity.services),
+        frontends: size(lb_common::names::LB4_FRONTENDS, config.capacity.frontends)
+            .min(size(lb_common::names::LB6_FRONTENDS, config.capacity.frontends)),
+        backends: maps.backend_capacity(),
+        slots: maps.slot_capacity(),
+    })
+}
+
+fn first_status(config: &Config) -> Status {
+    let object = if config.trace { Object::Trace } else { Object::Normal };
+    let now = status::now();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        abi: lb_common::ABI_VERSION,
+        object: format!("{:016x}", object.hash()),
+        trace: config.trace,
+        pid: std::process::id(),
+        started: now,
+        written: now,
+        pin_dir: config.pin_dir.clone(),
+        node: NodeStatus { name: config.node_name.clone(), ..NodeStatus::default() },
+        source: SourceStatus { description: config.source.to_string(), ..SourceStatus::default() },
+        ..Status::default()
+    }
+}
