@@ -6,8 +6,10 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 fn lb(words: &[&str]) -> Command {
@@ -192,12 +194,24 @@ fn a_user_without_privilege_is_told_what_is_missing() {
     let copy = dir.path().join("lb");
     let _bytes = fs::copy(binary, &copy).unwrap();
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let output = Command::new(&copy)
-        .args(["run", "--source", "/", "--pin-dir", "/sys/fs/bpf/lb-nobody"])
-        .uid(NOBODY)
-        .gid(NOBODY)
-        .output()
-        .unwrap();
+    let run = || {
+        Command::new(&copy)
+            .args(["run", "--source", "/", "--pin-dir", "/sys/fs/bpf/lb-nobody"])
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+    };
+    // A process that another test just forked may hold the copy open for writing until it execs.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let output = loop {
+        match run() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                assert!(Instant::now() < deadline, "{error}");
+                std::thread::yield_now();
+            }
+            output => break output.unwrap(),
+        }
+    };
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("CAP_BPF") && stderr.contains("run lb as root"), "{stderr}");
