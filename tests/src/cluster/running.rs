@@ -1,8 +1,8 @@
 //! A lab with an agent on every node and one directory of objects that all of them read.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, thread};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::{Condition, Directory, Endpoint, Service};
 use crate::lab::{Agent, Commands, FAMILIES, Lab, PATIENCE, Setup, binary, missing, until};
@@ -22,11 +22,19 @@ impl Cluster {
     pub fn start(setup: Setup, flags: &[&str]) -> Result<Self> {
         let lab = Lab::start(setup)?;
         let directory = Directory::create(lab.dir().join("objects"))?;
-        let agents = lab
-            .nodes
-            .iter()
-            .map(|node| Agent::start(node, directory.path(), flags))
-            .collect::<Result<_>>()?;
+        let agents = thread::scope(|threads| {
+            let starting: Vec<_> = lab
+                .nodes
+                .iter()
+                .map(|node| threads.spawn(|| Agent::start(node, directory.path(), flags)))
+                .collect();
+            starting
+                .into_iter()
+                .map(|agent| {
+                    agent.join().map_err(|_panic| anyhow!("starting an agent panicked"))?
+                })
+                .collect::<Result<_>>()
+        })?;
         Ok(Self { agents, directory, lab })
     }
 

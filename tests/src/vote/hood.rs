@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     screen::{Said, Screen, silently},
-    stage::Stage,
+    stage::{self, Stage},
 };
 use crate::lab::{Commands, binary};
 
@@ -17,6 +17,15 @@ pub(super) fn look(stage: &Stage, screen: &mut Screen) -> Result<()> {
     let said = lb(screen, "node1", commands, "services describe vote")?;
     screen.check("all its parts are there", said.code == Some(0) && said.text.contains("vote"));
     screen.line("\nThe same entries, by bpftool on the same pinned maps:");
+    let frontends = commands.pin_dir().join("v1/maps/LB4_FRONTENDS");
+    let line = format!("bpftool map dump pinned {}", frontends.display());
+    let said = screen.quietly("node1", commands.place(), &line)?;
+    let entries: Vec<Value> = serde_json::from_str(&said.text).unwrap_or_default();
+    for entry in &entries {
+        screen.line(&format!("  key {} value {}", entry["key"], entry["value"]));
+    }
+    let ours = entries.iter().filter(|entry| entry["key"]["port"] == stage::NODE_PORT).count();
+    screen.check("the node port is there for each local IPv4 address", ours == 2);
     let description = commands.json(&["services", "describe", "vote"])?;
     let ports = description["ports"].as_array().context("a description without ports")?;
     let mut compared = (0, 0);

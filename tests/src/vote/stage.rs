@@ -92,9 +92,9 @@ impl Stage {
 
     /// Who is where.
     fn map(&self) -> String {
-        let mut map = String::from("             IPv4           IPv6\n");
+        let mut map = String::from("             IPv4          IPv6\n");
         let mut line = |name: &str, v4: std::net::IpAddr, v6: std::net::IpAddr, what: &str| {
-            let _ignored = writeln!(map, "  {name:<9}  {v4:<13}  {v6:<13}  {what}");
+            let _ignored = writeln!(map, "  {name:<9}  {v4:<12}  {v6:<15}  {what}");
         };
         let client = &self.lab().client.addresses;
         line("client", client.v4, client.v6, "outside of the cluster");
