@@ -40,9 +40,11 @@ fn wrong_objects_are_reported_and_everything_else_goes_on() {
     let node_port = cluster.lab.nodes[0].addresses.at(Family::V4, 30080);
     let every = Duration::from_millis(2);
     let stream = client.monitor(MonitorKind::Stream, node_port, every).unwrap();
+    // Of two claims without a creation time the one that comes first by name counts.
     let bad_address =
-        web().yaml().replace("name: web", "name: bad").replace("10.96.0.20", "10.96.0.x");
-    let same_port = Service::new("thief", 30).port("tcp", Proto::Tcp, 80, 8080, Some(30080)).yaml();
+        web().yaml().replace("name: web", "name: zz-bad").replace("10.96.0.20", "10.96.0.x");
+    let same_port =
+        Service::new("zz-thief", 30).port("tcp", Proto::Tcp, 80, 8080, Some(30080)).yaml();
     let bad_endpoint = "apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {namespace: default, name: web-bad, labels: {kubernetes.io/service-name: web}}
@@ -53,8 +55,8 @@ endpoints: [{addresses: [\"10.244.1.999\"], conditions: {ready: true}}]
     for (what, text, mention) in [
         ("no YAML", "kind: Service\n  metadata: [", "bad.yaml"),
         ("an unknown kind", "apiVersion: v1\nkind: Gadget\nmetadata: {name: g}\n", "Gadget"),
-        ("no address", bad_address.as_str(), "default/bad"),
-        ("a node port that is taken", same_port.as_str(), "default/thief"),
+        ("no address", bad_address.as_str(), "default/zz-bad"),
+        ("a node port that is taken", same_port.as_str(), "default/zz-thief"),
         ("an endpoint without address", bad_endpoint, "10.244.1.999"),
     ] {
         println!("a file with {what}");
