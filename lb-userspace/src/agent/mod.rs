@@ -47,6 +47,8 @@ const COALESCE: Duration = Duration::from_millis(2);
 const TICK: Duration = Duration::from_secs(10);
 /// Shortest time between two status files.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
+/// Writes in a batch after which the parsed objects behind them were many.
+const MANY: u64 = 10_000;
 /// How long flows may be idle.
 const LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
 
@@ -236,6 +238,9 @@ impl Agent {
         });
         self.note_problems();
         self.stale = true;
+        if writes > MANY {
+            give_back_memory();
+        }
     }
 
     /// Brings the programs to the devices.
@@ -344,6 +349,16 @@ async fn coalesce(mut batch: Vec<Event>, events: &mut mpsc::Receiver<Vec<Event>>
         batch.extend(more);
     }
     batch
+}
+
+/// Gives freed memory back to the kernel: parsing a whole cluster takes far more than keeping it,
+/// and the allocator would hold on to that for good.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: `malloc_trim` takes no pointer and may be called at any time from any thread.
+        let _trimmed = unsafe { libc::malloc_trim(0) };
+    }
 }
 
 fn text(problem: &AttachProblem) -> String {

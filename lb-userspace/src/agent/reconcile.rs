@@ -58,21 +58,16 @@ impl Pass {
 }
 
 impl<M: Maps> Reconciler<M> {
-    /// Takes over maps as they are.
-    ///
-    /// # Errors
-    ///
-    /// When the maps cannot be read.
-    pub fn adopt(maps: M, limits: Limits, now: Instant) -> Result<Self, MapsError> {
-        let contents = maps.contents()?;
-        Ok(Self {
+    /// Takes over maps that hold `contents`.
+    pub fn adopt(maps: M, contents: &Contents, limits: Limits, now: Instant) -> Self {
+        Self {
             model: Model::new(),
-            planner: Planner::adopt(&contents, limits, now),
+            planner: Planner::adopt(contents, limits, now),
             maps: Counted { maps, written: Written::default() },
             pause: PAUSE.0,
             retry: None,
             node_known: false,
-        })
+        }
     }
 
     /// Takes in what the source says.
@@ -139,15 +134,6 @@ impl<M: Maps> Reconciler<M> {
     /// Everything that is wrong: with objects, and with what fits.
     pub fn problems(&self) -> Vec<Problem> {
         self.model.problems().cloned().chain(self.planner.problems()).collect()
-    }
-
-    /// What is in the maps.
-    ///
-    /// # Errors
-    ///
-    /// When the maps cannot be read.
-    pub fn contents(&self) -> Result<Contents, MapsError> {
-        self.maps.contents()
     }
 }
 
@@ -223,8 +209,8 @@ mod tests {
     }
 
     fn reconciler(contents: Contents, now: Instant) -> Reconciler<Memory> {
-        let maps = FaultyMaps::new(MemoryMaps::holding(contents, Limits::default()));
-        let mut reconciler = Reconciler::adopt(maps, Limits::default(), now).unwrap();
+        let maps = FaultyMaps::new(MemoryMaps::holding(contents.clone(), Limits::default()));
+        let mut reconciler = Reconciler::adopt(maps, &contents, Limits::default(), now);
         reconciler.node(NodeAddresses::default());
         reconciler
     }
@@ -234,7 +220,7 @@ mod tests {
         let mut reconciler = reconciler(Contents::default(), now);
         reconciler.events([service(name, last), Event::Coverage(Coverage::Full)]);
         assert!(reconciler.pass(now).unwrap().error.is_none());
-        reconciler.contents().unwrap()
+        reconciler.maps.contents().unwrap()
     }
 
     #[test]
@@ -279,7 +265,7 @@ mod tests {
         assert!(pauses.is_sorted() && pauses[0] == PAUSE.0 && pauses[2] > pauses[1], "{pauses:?}");
         reconciler.maps.maps.set_fault(None);
         assert!(reconciler.pass(then).unwrap().error.is_none());
-        assert_eq!(reconciler.contents().unwrap().frontends.len(), 2);
+        assert_eq!(reconciler.maps.contents().unwrap().frontends.len(), 2);
         assert_eq!(reconciler.wake(), None);
     }
 }

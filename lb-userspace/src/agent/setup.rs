@@ -18,7 +18,7 @@ use crate::{
         watch::Watcher,
     },
     housekeeper::{Housekeeper, Worker},
-    maps::{kernel::KernelMaps, reader::Reader},
+    maps::{Maps as _, kernel::KernelMaps, reader::Reader},
     plan::Limits,
     status::{self, NodeStatus, SourceStatus, Status},
     telemetry::{http, metrics::Metrics},
@@ -35,8 +35,9 @@ impl Agent {
         let maps = datapath.maps()?;
         let reader = Reader::open(&config.pin_dir)?;
         let limits = limits(&config, &reader, &maps)?;
-        let reconciler = Reconciler::adopt(maps, limits, Instant::now())?;
-        let contents = reconciler.contents()?;
+        let contents = maps.contents()?;
+        let adopted = !contents.services.is_empty();
+        let reconciler = Reconciler::adopt(maps, &contents, limits, Instant::now());
         info!(
             version = env!("CARGO_PKG_VERSION"),
             pins = %config.pin_dir.display(),
@@ -44,6 +45,7 @@ impl Agent {
             backends = contents.backends.len(),
             "datapath loaded"
         );
+        drop(contents);
         let rules = Rules {
             external: config.external_devices.clone(),
             workload: config.workload_devices.clone(),
@@ -90,7 +92,7 @@ impl Agent {
         };
         let state = agent.watcher.states().borrow().clone();
         agent.devices_changed(state);
-        if !contents.services.is_empty() {
+        if adopted {
             // What is programmed was right when the last agent ended: no need to wait for the
             // source before its programs are replaced.
             agent.attach();

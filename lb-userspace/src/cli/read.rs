@@ -2,13 +2,10 @@
 //!
 //! Works with and without a running agent; nothing is changed by looking.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use lb_common::{Addr4, Addr6, Class, names};
+use lb_common::{Addr4, Addr6, Class};
 
 use super::{
     flows::Clock,
@@ -19,10 +16,7 @@ use super::{
 use crate::{
     clock,
     datapath::{links, lock, paths::PinPaths},
-    maps::{
-        Contents,
-        reader::{Reader, ReaderError},
-    },
+    maps::reader::{Reader, ReaderError},
     plan::{BackendId, ServiceId},
     status::{self, MapStatus, Status},
 };
@@ -105,7 +99,7 @@ fn process(pin_dir: &Path, agent: Option<&Status>) -> Process {
 fn datapath(pin_dir: &Path) -> anyhow::Result<Datapath> {
     let reader = Reader::open(pin_dir)?;
     let contents = reader.contents()?;
-    let maps = fill(&reader, &contents)?;
+    let maps = fill(&reader)?;
     let snapshot = Snapshot { contents, ..Snapshot::default() };
     let mut drops: Vec<(String, u64)> = Vec::new();
     for (_, reason, count) in reader.reasons()? {
@@ -132,27 +126,10 @@ fn datapath(pin_dir: &Path) -> anyhow::Result<Datapath> {
 ///
 /// When there are no maps, or they cannot be read.
 pub fn usage(pin_dir: &Path) -> Result<Vec<MapStatus>, ReaderError> {
-    let reader = Reader::open(pin_dir)?;
-    fill(&reader, &reader.contents()?)
+    fill(&Reader::open(pin_dir)?)
 }
 
-fn fill(reader: &Reader, contents: &Contents) -> Result<Vec<MapStatus>, ReaderError> {
-    let (mut flows4, mut flows6) = (0, 0);
-    reader.flows::<Addr4>(|_, _| flows4 += 1)?;
-    reader.flows::<Addr6>(|_, _| flows6 += 1)?;
-    let frontends4 = contents.frontends.keys().filter(|frontend| frontend.addr.is_ipv4()).count();
-    let used_slots: BTreeSet<(u32, u32)> =
-        contents.frontends.values().map(|value| (value.base, value.len)).collect();
-    let slots: u64 = used_slots.iter().map(|(_, len)| u64::from(*len)).sum();
-    let used = [
-        (names::LB_SERVICES, contents.services.len()),
-        (names::LB4_FRONTENDS, frontends4),
-        (names::LB6_FRONTENDS, contents.frontends.len() - frontends4),
-        (names::LB4_BACKENDS, contents.backends.len()),
-        (names::LB_SLOTS, usize::try_from(slots).unwrap_or(usize::MAX)),
-        (names::LB4_FLOWS, flows4),
-        (names::LB6_FLOWS, flows6),
-    ];
+fn fill(reader: &Reader) -> Result<Vec<MapStatus>, ReaderError> {
     let costs = reader.costs()?;
     let capacity = |map: &str| {
         let cost = costs.iter().find(|cost| cost.name == map);
@@ -163,5 +140,5 @@ fn fill(reader: &Reader, contents: &Contents) -> Result<Vec<MapStatus>, ReaderEr
         used,
         capacity: capacity(map),
     };
-    Ok(used.map(status).into())
+    Ok(reader.usage()?.into_iter().map(status).collect())
 }

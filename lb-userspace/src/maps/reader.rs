@@ -3,7 +3,7 @@
 //! Invariant: maps are opened read-only; looking never changes anything.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
@@ -11,8 +11,9 @@ use std::{
 
 use bytemuck::Pod;
 use lb_common::{
-    ABI_VERSION, BackendStats, DeviceValue, FlowKey, FlowValue, HOOKS, Hook, REASON_SLOTS, Reason,
-    Runtime, Schema, SockKey, SockValue, names,
+    ABI_VERSION, Addr4, Addr6, BackendState, BackendStats, BackendValue, DeviceValue, FlowKey,
+    FlowValue, FrontendKey, FrontendValue, HOOKS, Hook, REASON_SLOTS, Reason, Runtime, Schema,
+    ServiceInfo, SockKey, SockValue, names,
 };
 
 use super::{
@@ -226,6 +227,52 @@ impl Reader {
     /// When the map cannot be read.
     pub fn runtime(&self) -> Result<Runtime, ReaderError> {
         Ok(self.table::<u32, Runtime>(names::LB_RUNTIME)?.get(&0)?.unwrap_or_default())
+    }
+
+    /// How many entries are used of each map that can be full.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be read.
+    pub fn usage(&self) -> Result<Vec<(&'static str, usize)>, ReaderError> {
+        let mut services = 0;
+        self.table(names::LB_SERVICES)?.for_each(|_: &u32, _: &ServiceInfo| services += 1)?;
+        let mut usage = vec![(names::LB_SERVICES, services)];
+        // Frontends of one Service share their slots.
+        let mut ranges = HashSet::new();
+        let mut backends = 0;
+        self.family_usage::<Addr4>(&mut usage, &mut ranges, &mut backends)?;
+        self.family_usage::<Addr6>(&mut usage, &mut ranges, &mut backends)?;
+        // Ids are numbered over both families.
+        usage.push((names::LB4_BACKENDS, backends));
+        let slots: u64 = ranges.iter().map(|(_, len)| u64::from(*len)).sum();
+        usage.push((names::LB_SLOTS, usize::try_from(slots).unwrap_or(usize::MAX)));
+        Ok(usage)
+    }
+
+    fn family_usage<A: MapFamily>(
+        &self,
+        usage: &mut Vec<(&'static str, usize)>,
+        ranges: &mut HashSet<(u32, u32)>,
+        backends: &mut usize,
+    ) -> Result<(), ReaderError>
+    where
+        FrontendKey<A>: Pod,
+        BackendValue<A>: Pod,
+        FlowKey<A>: Pod,
+        FlowValue<A>: Pod,
+    {
+        let (mut frontends, mut flows) = (0, 0);
+        self.table(A::FRONTENDS)?.for_each(|_: &FrontendKey<A>, value: &FrontendValue| {
+            frontends += 1;
+            let _new = ranges.insert((value.base, value.len));
+        })?;
+        self.table(A::BACKENDS)?.for_each(|_: &u32, value: &BackendValue<A>| {
+            *backends += usize::from(value.state != BackendState::Free as u8);
+        })?;
+        self.flows::<A>(|_, _| flows += 1)?;
+        usage.extend([(A::FRONTENDS, frontends), (A::FLOWS, flows)]);
+        Ok(())
     }
 
     /// What each map costs.
