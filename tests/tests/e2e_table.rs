@@ -268,7 +268,8 @@ fn the_table_holds_with_clsact() {
 
 #[test]
 fn the_table_holds_with_native_xdp() {
-    let setup = Setup { wires: Offloads { tx: false, gro: true }, ..Setup::default() };
+    let wires = Offloads { tx: false, gro: true };
+    let setup = Setup { wires, xdp: true, ..Setup::default() };
     walk(setup, &["--xdp=native"], &ALL);
 }
 

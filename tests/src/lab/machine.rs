@@ -31,7 +31,7 @@ impl Machine {
     ) -> Result<Self> {
         let netns = Netns::create(&scope.netns_name("client"))?;
         let near = setup.client.unwrap_or(setup.wires);
-        let addresses = underlay.connect(&netns, "client", CLIENT, near, setup.wires)?;
+        let addresses = underlay.connect(&netns, "client", CLIENT, near, setup.wires, setup.xdp)?;
         let place = Place::new(&netns, &scope.cgroup("client")?)?;
         let worker = Worker::start(executable, &place, "client")?;
         Ok(Self { worker, place, netns, addresses })

@@ -20,6 +20,7 @@ mod scope;
 mod support;
 mod underlay;
 mod wait;
+mod xdp;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -111,6 +112,8 @@ pub struct Setup {
     pub pod_network: PodNetwork,
     /// Offloads of the links between nodes, client and underlay, at both ends.
     pub wires: Offloads,
+    /// Whether the wires carry XDP: their far ends get what it needs of them.
+    pub xdp: bool,
     /// Offloads of pod links, at both ends.
     pub pod_links: Offloads,
     /// Offloads of the client's own end, where they differ from the other wires'.
@@ -125,6 +128,7 @@ impl Default for Setup {
             pods: vec![2, 2],
             pod_network: PodNetwork::Routed,
             wires: Offloads::default(),
+            xdp: false,
             pod_links: Offloads::default(),
             client: None,
             rp_filter: 2,

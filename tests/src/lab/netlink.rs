@@ -18,6 +18,7 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
     link::{
         InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        LinkXdp,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
@@ -125,6 +126,15 @@ impl Netlink {
         self.request(RouteNetlinkMessage::SetLink(link), 0)
             .map(drop)
             .with_context(|| format!("setting {name} up"))
+    }
+
+    /// Attaches an XDP program to a device.
+    pub fn attach_xdp(&self, name: &str, program: BorrowedFd<'_>) -> Result<()> {
+        let mut link = self.by_name(name)?;
+        link.attributes.push(LinkAttribute::Xdp(vec![LinkXdp::Fd(program.as_raw_fd())]));
+        self.request(RouteNetlinkMessage::SetLink(link), 0)
+            .map(drop)
+            .with_context(|| format!("attaching an XDP program to {name}"))
     }
 
     /// Makes `name` a port of `bridge`.

@@ -54,7 +54,8 @@ impl Node {
             ("ipv4/conf/all/rp_filter", &rp_filter),
             ("ipv4/conf/default/rp_filter", &rp_filter),
         ])?;
-        let addresses = underlay.connect(&netns, &name, number, setup.wires, setup.wires)?;
+        let addresses =
+            underlay.connect(&netns, &name, number, setup.wires, setup.wires, setup.xdp)?;
         if setup.pod_network == PodNetwork::Bridged {
             netns.netlink().bridge(pod::BRIDGE, mac(15, number, 0))?;
             for (ip, length) in pod::gateway(number).both().into_iter().zip([24, 64]) {

@@ -1,6 +1,6 @@
 //! The link between nodes and client: a bridge in a namespace that is also everybody's gateway.
 
-use std::path::Path;
+use std::{os::fd::AsFd, path::Path};
 
 use anyhow::Result;
 
@@ -11,6 +11,7 @@ use super::{
     offload,
     place::Place,
     scope::Scope,
+    xdp,
 };
 use crate::worker::Worker;
 
@@ -50,15 +51,19 @@ impl Underlay {
         number: u8,
         near: Offloads,
         far: Offloads,
+        xdp: bool,
     ) -> Result<Addresses> {
         let here = End { name, mac: mac(1, number, 0) };
         let there = End { name: "eth0", mac: mac(1, number, 1) };
-        self.netns.netlink().veth(&here, &there, std::os::fd::AsFd::as_fd(netns))?;
+        self.netns.netlink().veth(&here, &there, netns.as_fd())?;
         self.netns.run(|| offload::set(name, far))?;
         netns.run(|| offload::set("eth0", near))?;
         self.netns.netlink().enslave(name, BRIDGE)?;
         self.netns.netlink().up(name)?;
         netns.netlink().up("eth0")?;
+        if xdp {
+            self.netns.netlink().attach_xdp(name, xdp::pass()?.as_fd())?;
+        }
         let addresses = underlay_addresses(number);
         for (ip, length) in addresses.both().into_iter().zip([24, 64]) {
             netns.netlink().add_address("eth0", Cidr(ip, length))?;
