@@ -1,6 +1,6 @@
 //! The way of one packet through the datapath, stage by stage.
 
-use lb_common::{Action, Class, FrontendKind, FrontendValue, Hook, NextHop, Reason};
+use lb_common::{Action, Class, DeviceRole, FrontendKind, FrontendValue, Hook, NextHop, Reason};
 
 use crate::{
     establish::{self, Refusal},
@@ -126,6 +126,14 @@ where
     }
     let Work { packet, flow, other, .. } = work;
     if flow.action == FORWARD {
+        // A frame that XDP redirects into a pod's link is lost unless the pod's end happens to have
+        // what takes it up; tc delivers to any.
+        if place.is_xdp()
+            && flow.next_hop.ifindex != place.ifindex
+            && env.device(flow.next_hop.ifindex).role != DeviceRole::External as u8
+        {
+            return Some(Step::pass(Reason::LeftToTc));
+        }
         if flow.next_hop.generation != env.generation() {
             if place.is_xdp() {
                 return Some(Step::pass(Reason::LeftToTc));
