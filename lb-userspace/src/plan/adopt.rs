@@ -55,8 +55,12 @@ impl Actual {
         }
         let used = contents.backends.keys().map(|id| id.0);
         actual.backend_ids = Ids::new(limits.backends.saturating_sub(1), used);
+        // An id that only a stray names is no less in use: a new Service that got it could take a
+        // stray's entry for its own.
         let used = contents.services.keys().map(|id| id.0);
-        actual.service_ids = Ids::new(limits.services, used);
+        let named = contents.frontends.values().map(|value| value.service);
+        let owners = contents.backends.values().map(|backend| backend.service.0);
+        actual.service_ids = Ids::new(limits.services, used.chain(named).chain(owners));
         actual.free_slots = Ranges::new(limits.slots, layout.used);
         actual
     }

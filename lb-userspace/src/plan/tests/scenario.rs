@@ -9,7 +9,7 @@ use super::{
     Rig, addr, node, rig,
 };
 use crate::{
-    maps::{Fault, FaultyMaps, MemoryMaps},
+    maps::{Contents, Fault, FaultyMaps, MemoryMaps},
     model::{DesiredBackend, DesiredPort, DesiredService, ObjectName},
 };
 
@@ -163,4 +163,21 @@ fn one_service_that_cannot_be_written_does_not_hold_up_the_others() {
     assert_eq!(error.applied, 2);
     let vips = rig.contents().frontends.keys().filter(|frontend| !frontend.is_marker()).count();
     assert_eq!(vips, 3, "the attempt one by one got through");
+}
+
+#[test]
+fn a_new_service_does_not_get_the_id_that_a_stray_frontend_names() {
+    let wish = Wish::from([(name(1), web(1, None, &[]))]);
+    let vip = Frontend::new(addr("10.96.0.1"), 80, proto::TCP);
+    let mut fresh = rig();
+    let _first = ops(&mut fresh, &wish, &[1]);
+    let value = fresh.contents().frontends[&vip];
+    // Damage took the service away and left a frontend that looks just like the one to be written.
+    let mut damaged = Contents::default();
+    let _before = damaged.frontends.insert(vip, value);
+    let mut rig = Rig::new(MemoryMaps::holding(damaged, Limits::default()), Limits::default());
+    let _first = ops(&mut rig, &wish, &[1]);
+    rig.planner.prune();
+    let _strays = ops(&mut rig, &wish, &[]);
+    assert_eq!(rig.dump(), fresh.dump());
 }
