@@ -2,7 +2,7 @@
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
-use crate::checksum::Delta;
+use crate::checksum::{Delta, corrected};
 
 /// A packet that can be read and rewritten in place.
 ///
@@ -24,8 +24,19 @@ pub trait Frame {
     /// `optional` says that a checksum of zero means "none" (UDP, RFC 768): it stays, and one that
     /// comes to zero is written as 0xffff. Over IPv6 too: there a receiver discards what has none
     /// (RFC 8200 §8.1) unless it is a tunnel's (RFC 6935).
-    /// Implementations know whether the checksum is complete or left to the device to finish.
-    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()>;
+    /// A frame whose checksum may be left to the device to finish does this in its own way.
+    #[inline(always)]
+    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()> {
+        let check: u16 = self.load(at)?;
+        if optional && check == 0 {
+            return Some(());
+        }
+        let mut check = corrected(check, delta.whole());
+        if optional && check == 0 {
+            check = 0xffff;
+        }
+        self.store(at, check)
+    }
 
     /// Keeps the first `keep` bytes and then makes room for `insert` bytes behind the Ethernet
     /// header.

@@ -16,7 +16,6 @@ use lb_common::{
 };
 
 use crate::{
-    checksum::{Delta, corrected},
     frame::Frame,
     header::ETH_LEN,
     tables::{Env, FlowSlot, InsertError, Route, Tables},
@@ -43,18 +42,6 @@ impl Frame for MemoryFrame {
 
     fn reaches(&self, len: usize) -> bool {
         self.bytes.len() >= len
-    }
-
-    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()> {
-        let check: u16 = self.load(at)?;
-        if optional && check == 0 {
-            return Some(());
-        }
-        let mut check = corrected(check, delta.whole());
-        if optional && check == 0 {
-            check = 0xffff;
-        }
-        self.store(at, check)
     }
 
     fn reshape(&mut self, keep: usize, insert: usize) -> Option<()> {

@@ -9,6 +9,7 @@
 )]
 
 mod count;
+mod direct;
 mod env;
 mod maps;
 mod redirect;

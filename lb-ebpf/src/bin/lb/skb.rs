@@ -15,6 +15,7 @@ use lb_ebpf::{
 
 use crate::{
     count::count,
+    direct,
     env::KernelEnv,
     maps::{KernelTables, work4, work6},
     redirect,
@@ -107,7 +108,7 @@ const fn is_same_sum(a: u16, b: u16) -> bool {
 /// Writes `value` at the start of the packet.
 #[inline(always)]
 pub(crate) fn write_first(ctx: &TcContext, value: u64) -> Option<()> {
-    SkbFrame { ctx, len: ctx.len(), ipv6: false }.store(0, value)
+    direct::store(ctx, 0, value)
 }
 
 /// A socket buffer.
@@ -120,24 +121,12 @@ struct SkbFrame<'a> {
 impl Frame for SkbFrame<'_> {
     #[inline(always)]
     fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
-        let from = self.ctx.data() + at;
-        if from + size_of::<T>() > self.ctx.data_end() {
-            return None;
-        }
-        // SAFETY: the bytes lie between data and data_end, checked just above; any bytes are a `T`.
-        // BPF loads need no alignment where the kernel runs packets through this at all.
-        Some(unsafe { *(from as *const T) })
+        direct::load(self.ctx, at)
     }
 
     #[inline(always)]
     fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()> {
-        let to = self.ctx.data() + at;
-        if to + size_of::<T>() > self.ctx.data_end() {
-            return None;
-        }
-        // SAFETY: as in `load`; the program alone writes to the packet while it runs.
-        unsafe { *(to as *mut T) = value };
-        Some(())
+        direct::store(self.ctx, at, value)
     }
 
     #[inline(always)]

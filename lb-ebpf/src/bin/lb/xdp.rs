@@ -7,14 +7,11 @@ use aya_ebpf::{
 };
 use bytemuck::{AnyBitPattern, NoUninit};
 use lb_common::{Hook, Reason};
-use lb_ebpf::{
-    Decision, Frame, Place, Verdict,
-    checksum::{Delta, corrected},
-    header, process,
-};
+use lb_ebpf::{Decision, Frame, Place, Verdict, header, process};
 
 use crate::{
     count::count,
+    direct,
     env::KernelEnv,
     maps::{KernelTables, work4, work6},
 };
@@ -75,23 +72,12 @@ struct XdpFrame<'a> {
 impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
-        let from = self.ctx.data() + at;
-        if from + size_of::<T>() > self.ctx.data_end() {
-            return None;
-        }
-        // SAFETY: the bytes lie between data and data_end, checked just above; any bytes are a `T`.
-        Some(unsafe { *(from as *const T) })
+        direct::load(self.ctx, at)
     }
 
     #[inline(always)]
     fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()> {
-        let to = self.ctx.data() + at;
-        if to + size_of::<T>() > self.ctx.data_end() {
-            return None;
-        }
-        // SAFETY: as in `load`; the program alone writes to the frame while it runs.
-        unsafe { *(to as *mut T) = value };
-        Some(())
+        direct::store(self.ctx, at, value)
     }
 
     #[inline(always)]
@@ -102,19 +88,6 @@ impl Frame for XdpFrame<'_> {
         // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
         let (start, end) = unsafe { ((*self.ctx.ctx).data, (*self.ctx.ctx).data_end) };
         end.wrapping_sub(start) as usize >= len
-    }
-
-    #[inline(always)]
-    fn correct_checksum(&mut self, at: usize, delta: Delta, optional: bool) -> Option<()> {
-        let check: u16 = self.load(at)?;
-        if optional && check == 0 {
-            return Some(());
-        }
-        let mut check = corrected(check, delta.whole());
-        if optional && check == 0 {
-            check = 0xffff;
-        }
-        self.store(at, check)
     }
 
     /// Answers are tc's work.
