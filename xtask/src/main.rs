@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod ebpf;
 mod insns;
+mod kubernetes;
 mod lint;
 mod prerequisites;
 mod process;
@@ -41,6 +42,8 @@ enum Command {
     Lint(lint::Lint),
     /// Count the instructions that the verifier walks through, per program, against the budget
     Insns(insns::Insns),
+    /// Build the programs of a Kubernetes cluster that tests run, and print their directory
+    Components(kubernetes::Components),
     /// Measure the programs
     Bench(bench::Bench),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Test(command) => command.run(),
         Command::Lint(command) => command.run(),
         Command::Insns(command) => command.run(),
+        Command::Components(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match done {

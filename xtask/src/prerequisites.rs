@@ -4,7 +4,7 @@
 //! cannot be had is said in one sentence that tells how to get it.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -32,22 +32,23 @@ pub(crate) fn programs() -> Result<()> {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
+    install(&format!("{} missing", listed(&missing)), &packages)
+}
+
+/// Installs Debian packages when we are root, and says what to do otherwise. `why` begins the sentence.
+pub(crate) fn install(why: &str, packages: &[&str]) -> Result<()> {
     let install = format!("apt-get install {}", packages.join(" "));
     if !is_root()? {
-        bail!("{} missing: run `{install}` as root", listed(&missing));
+        bail!("{why}: run `{install}` as root");
     }
-    if !on_path("apt-get") {
-        bail!(
-            "{} missing, and this is no Debian: install {}",
-            listed(&missing),
-            packages.join(", ")
-        );
+    if which("apt-get").is_none() {
+        bail!("{why}, and this is no Debian: install {}", packages.join(", "));
     }
     let step = Step::begin(format!("installing the Debian packages {}", packages.join(", ")));
-    if apt_install(&packages).is_err() {
+    if apt_install(packages).is_err() {
         // A fresh image has no package lists, and an old one has stale ones.
         apt(&["update"])?;
-        apt_install(&packages).with_context(|| format!("`{install}` did not work"))?;
+        apt_install(packages).with_context(|| format!("`{install}` did not work"))?;
     }
     step.done();
     Ok(())
@@ -65,7 +66,7 @@ pub(crate) fn obstacle() -> Result<Option<&'static str>> {
 }
 
 fn missing() -> Vec<&'static Program> {
-    PROGRAMS.iter().filter(|program| !on_path(program.name)).collect()
+    PROGRAMS.iter().filter(|program| which(program.name).is_none()).collect()
 }
 
 fn listed(programs: &[&Program]) -> String {
@@ -73,12 +74,14 @@ fn listed(programs: &[&Program]) -> String {
     format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
 }
 
-fn on_path(name: &str) -> bool {
+/// Where a program is.
+pub(crate) fn which(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     // Root's shell has the sbin directories; a user who looks should find the same.
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(name).is_file())
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
 }
 
 fn is_root() -> Result<bool> {

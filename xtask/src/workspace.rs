@@ -33,3 +33,17 @@ pub(crate) fn ebpf_tools() -> PathBuf {
         None => target().join("ebpf-tools"),
     }
 }
+
+/// The Go modules that pin the components of a Kubernetes cluster.
+pub(crate) fn kubernetes_modules() -> PathBuf {
+    root().join("tests/kubernetes/modules")
+}
+
+/// Where the components of a Kubernetes cluster live: programs in `bin`. `LB_KUBERNETES_TOOLS` lets
+/// several checkouts share them.
+pub(crate) fn kubernetes_tools() -> PathBuf {
+    match env::var_os("LB_KUBERNETES_TOOLS") {
+        Some(dir) => root().join(dir),
+        None => target().join("kubernetes"),
+    }
+}
