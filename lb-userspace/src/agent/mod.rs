@@ -38,7 +38,7 @@ use crate::{
     plan::NodeAddresses,
     source,
     status::{self, ApplyStatus, MapStatus, Status},
-    telemetry::metrics::Metrics,
+    telemetry::Telemetry,
 };
 
 /// How long a batch of events may grow before it is written: endpoints often change in groups.
@@ -81,7 +81,7 @@ struct Agent {
     /// A count of the entries of the maps that is under way.
     usage: Option<JoinHandle<Vec<MapStatus>>>,
     devices: DeviceTable,
-    metrics: Metrics,
+    telemetry: Telemetry,
     status: Status,
     status_path: PathBuf,
     /// The devices when they were last seen.
@@ -215,8 +215,8 @@ impl Agent {
             self.housekeeper.backends_left();
         }
         let writes: u64 = ops.values().sum();
-        self.metrics.sync_duration.observe(took.as_secs_f64());
-        self.metrics.note_apply(applying, &ops);
+        self.telemetry.metrics().sync_duration.observe(took.as_secs_f64());
+        self.telemetry.metrics().note_apply(applying, &ops);
         let counters = &mut self.status.counters;
         counters.applies += 1;
         counters.ops += writes;
@@ -226,7 +226,7 @@ impl Agent {
             None => {}
             Some(error) => {
                 counters.apply_errors += 1;
-                let _total = self.metrics.apply_errors.inc();
+                let _total = self.telemetry.metrics().apply_errors.inc();
                 error!(error, writes, "writing the maps failed in part, trying again");
             }
         }
@@ -268,7 +268,7 @@ impl Agent {
             let reason = &*problem.reason;
             warn!(object = %problem.object, file, reason, "wrong");
             self.status.counters.bad_objects += 1;
-            let _total = self.metrics.bad_objects.inc();
+            let _total = self.telemetry.metrics().bad_objects.inc();
         }
         for problem in self.known_problems.difference(&problems) {
             info!(object = %problem.object, reason = &*problem.reason, "no longer wrong");
@@ -285,7 +285,7 @@ impl Agent {
         }
         let expired = u64::try_from(flows).unwrap_or(u64::MAX);
         self.status.counters.flows_expired += expired;
-        let _total = self.metrics.flows_expired.inc_by(expired);
+        let _total = self.telemetry.metrics().flows_expired.inc_by(expired);
         if let Some(round) = round {
             let gone = self.reconciler.gone_before(round.began);
             let unused = gone.into_iter().filter(|id| !round.names(*id)).collect();
@@ -335,7 +335,7 @@ impl Agent {
             report::sockets(&self.config, cgroup, &attached, &self.attach_problems);
         let problems: Vec<&Problem> = self.known_problems.iter().collect();
         self.status.problems = report::problems(&problems);
-        self.metrics.note_status(&self.status);
+        self.telemetry.metrics().note_status(&self.status);
         if let Err(error) = status::write(&self.status_path, &self.status) {
             warn!(path = %self.status_path.display(), %error, "the status file cannot be written");
         }

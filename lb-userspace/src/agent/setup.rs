@@ -2,7 +2,11 @@
 //!
 //! Nothing is attached here but what an earlier agent already served.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -21,8 +25,11 @@ use crate::{
     maps::{Maps as _, kernel::KernelMaps, reader::Reader},
     plan::Limits,
     status::{self, NodeStatus, SourceStatus, Status},
-    telemetry::{http, metrics::Metrics},
+    telemetry::{Telemetry, http},
 };
+
+/// Half of the time that a change may wait before the node is unhealthy.
+const SYNC_PERIOD: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Takes over what is pinned; attaches nothing yet.
@@ -65,10 +72,13 @@ impl Agent {
             move |report| drop(sweeps.send(report)),
         )
         .context("starting the housekeeper")?;
-        let metrics = Metrics::new();
-        metrics.add_reasons(Box::new(move || reader.reasons().ok()));
+        let telemetry = Telemetry::new(SYNC_PERIOD);
+        if adopted {
+            telemetry.adopted();
+        }
+        telemetry.metrics().add_reasons(Box::new(move || reader.reasons().ok()));
         if let Some(at) = config.metrics {
-            let metrics = metrics.clone();
+            let metrics = telemetry.metrics().clone();
             let _task = tokio::spawn(http::serve(at, Arc::new(move || metrics.render())));
         }
         let mut agent = Self {
@@ -81,7 +91,7 @@ impl Agent {
             housekeeper,
             swept,
             usage: None,
-            metrics,
+            telemetry,
             node: NodeState::default(),
             attached: false,
             attach_problems: Vec::new(),

@@ -95,14 +95,15 @@ impl Metrics {
             devices: Gauge::default(),
             device_errors: Gauge::default(),
             flows_expired: Counter::default(),
-            registry: Arc::new(Mutex::new(Registry::with_prefix("lb"))),
+            registry: Arc::new(Mutex::new(Registry::default())),
         };
         metrics.register();
         metrics
     }
 
     fn register(&self) {
-        let mut r = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let r = registry.sub_registry_with_prefix("lb");
         r.register("problems", "Objects of the source that are wrong now", self.problems.clone());
         r.register("bad_objects", "Objects found wrong since the start", self.bad_objects.clone());
         r.register("source_synced", "Whether the source has delivered all", self.synced.clone());
@@ -130,7 +131,12 @@ impl Metrics {
     /// Adds the counters of the datapath, read by `read` at each scrape.
     pub fn add_reasons(&self, read: Box<ReadReasons>) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry.register_collector(Box::new(Reasons(read)));
+        registry.sub_registry_with_prefix("lb").register_collector(Box::new(Reasons(read)));
+    }
+
+    /// Lets others add metrics of theirs.
+    pub(super) fn with_registry<T>(&self, add: impl FnOnce(&mut Registry) -> T) -> T {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Notes one batch of writes: how long they took, and how many of each kind.
