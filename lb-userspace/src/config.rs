@@ -10,11 +10,13 @@ use std::{
 };
 
 use clap::ValueEnum;
+use serde::{Serialize, Serializer};
 
 use crate::{cli::args::RunArgs, nodeport::Selector};
 
 /// XDP on external devices.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Native where the driver can, generic elsewhere, none where neither works.
     #[default]
@@ -28,7 +30,8 @@ pub enum XdpMode {
 }
 
 /// How tc programs are attached.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum TcMode {
     /// TCX, clsact where the kernel has none.
     #[default]
@@ -40,7 +43,8 @@ pub enum TcMode {
 }
 
 /// Whose sockets the cgroup hooks translate.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum SocketLb {
     /// Processes in the network namespace of the agent.
     #[default]
@@ -52,7 +56,8 @@ pub enum SocketLb {
 }
 
 /// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people.
     #[default]
@@ -83,7 +88,7 @@ impl fmt::Display for SourceConfig {
 }
 
 /// Entries of the maps that are sized when the maps are created.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub struct Capacity {
     /// Flow entries, each family.
     pub flows: u32,
@@ -95,8 +100,15 @@ pub struct Capacity {
     pub backends: u32,
 }
 
+impl Serialize for SourceConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Everything that `lb run` was told, checked.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Where objects come from.
     pub source: SourceConfig,
@@ -128,8 +140,12 @@ pub struct Config {
     pub pin_dir: PathBuf,
     /// Where the status file is.
     pub state_dir: PathBuf,
+    /// Where the health of the node is served, if anywhere.
+    pub healthz: Option<SocketAddr>,
     /// Where /metrics is served, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Whether an address that cannot be served ends the agent.
+    pub bind_address_hard_fail: bool,
     /// Load the programs that log every packet.
     pub trace: bool,
     /// How log lines are written.
@@ -196,11 +212,21 @@ impl Config {
             },
             pin_dir: absolute("--pin-dir", pin_dir)?,
             state_dir: absolute("--state-dir", state_dir)?,
-            metrics: metrics(&args.metrics_bind_address)?,
+            healthz: served("--healthz-bind-address", &args.healthz_bind_address)?,
+            metrics: served("--metrics-bind-address", &args.metrics_bind_address)?,
+            bind_address_hard_fail: args.bind_address_hard_fail,
             trace: args.trace,
             log_format: args.log_format,
             verbosity: args.verbose,
         })
+    }
+}
+
+impl Config {
+    /// All of it as JSON, as it is in effect.
+    pub fn document(&self) -> String {
+        // Strings, numbers and lists of them: this cannot fail.
+        serde_json::to_string(&serde_json::json!({ "lb": self })).unwrap_or_default()
     }
 }
 
@@ -361,12 +387,13 @@ pub fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigErro
     })
 }
 
-fn metrics(text: &str) -> Result<Option<SocketAddr>, ConfigError> {
+/// Where something is served; `None` when nowhere.
+fn served(flag: &'static str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
     if text.is_empty() || text == "off" {
         return Ok(None);
     }
     let at: SocketAddr = text.parse().map_err(|_parse| ConfigError {
-        flag: "--metrics-bind-address",
+        flag,
         value: text.into(),
         problem: "not an address with a port".into(),
         allowed: "ADDR:PORT like 127.0.0.1:10249 or [::1]:10249, port 0 or `off` for none",

@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
+use serde::{Serialize, Serializer};
+
 /// One word of `--nodeport-addresses`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Selector {
@@ -50,6 +52,12 @@ impl FromStr for Selector {
             Ok(len) if len <= max => Ok(Self::Cidr { net, len }),
             _ => Err(SelectorError::Length(max)),
         }
+    }
+}
+
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

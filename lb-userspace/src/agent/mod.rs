@@ -38,7 +38,7 @@ use crate::{
     plan::NodeAddresses,
     source,
     status::{self, ApplyStatus, MapStatus, Status},
-    telemetry::Telemetry,
+    telemetry::{Telemetry, listen::BindFailure},
 };
 
 /// How long a batch of events may grow before it is written: endpoints often change in groups.
@@ -82,6 +82,8 @@ struct Agent {
     usage: Option<JoinHandle<Vec<MapStatus>>>,
     devices: DeviceTable,
     telemetry: Telemetry,
+    /// Addresses that the agent must serve and cannot.
+    unservable: mpsc::Receiver<BindFailure>,
     status: Status,
     status_path: PathBuf,
     /// The devices when they were last seen.
@@ -130,6 +132,7 @@ impl Agent {
                     self.stale = true;
                 }
                 _ = tick.tick() => self.tick(),
+                Some(failure) = self.unservable.recv() => return Err(failure.into()),
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }

@@ -4,7 +4,6 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,7 +24,10 @@ use crate::{
     maps::{Maps as _, kernel::KernelMaps, reader::Reader},
     plan::Limits,
     status::{self, NodeStatus, SourceStatus, Status},
-    telemetry::{Telemetry, http},
+    telemetry::{
+        Telemetry, endpoints,
+        listen::{self, BindFailure, Server},
+    },
 };
 
 /// Half of the time that a change may wait before the node is unhealthy.
@@ -77,10 +79,7 @@ impl Agent {
             telemetry.adopted();
         }
         telemetry.metrics().add_reasons(Box::new(move || reader.reasons().ok()));
-        if let Some(at) = config.metrics {
-            let metrics = telemetry.metrics().clone();
-            let _task = tokio::spawn(http::serve(at, Arc::new(move || metrics.render())));
-        }
+        let unservable = serve(&config, &telemetry);
         let mut agent = Self {
             status_path: status::path(&config.state_dir, &config.pin_dir),
             status: first_status(&config),
@@ -92,6 +91,7 @@ impl Agent {
             swept,
             usage: None,
             telemetry,
+            unservable,
             node: NodeState::default(),
             attached: false,
             attach_problems: Vec::new(),
@@ -109,6 +109,31 @@ impl Agent {
         }
         Ok(agent)
     }
+}
+
+/// Serves the health of the node and the metrics, in the background. What is received is an address
+/// that the agent must not live without.
+fn serve(config: &Config, telemetry: &Telemetry) -> mpsc::Receiver<BindFailure> {
+    let health = config.healthz.map(|at| Server {
+        what: "/healthz",
+        event: "FailedToStartProxierHealthcheck",
+        setting: "--healthz-bind-address",
+        at,
+        handler: endpoints::health(telemetry.clone()),
+    });
+    let metrics = config.metrics.map(|at| Server {
+        what: "/metrics",
+        event: "FailedToStartMetricServer",
+        setting: "--metrics-bind-address",
+        at,
+        handler: endpoints::metrics(telemetry.clone(), config.document()),
+    });
+    let (sender, receiver) = mpsc::channel(2);
+    for server in health.into_iter().chain(metrics) {
+        let fatal = config.bind_address_hard_fail.then(|| sender.clone());
+        let _task = tokio::spawn(server.run(listen::RETRY, fatal));
+    }
+    receiver
 }
 
 fn options(config: &Config) -> Options {

@@ -229,6 +229,20 @@ pub struct RunArgs {
     )]
     pub max_backends: u32,
 
+    /// Where to serve /healthz and /livez for load balancers and probes; `off` for nowhere.
+    #[arg(
+        long,
+        env = "LB_HEALTHZ_BIND_ADDRESS",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:10256",
+        help_heading = "Logs and metrics"
+    )]
+    pub healthz_bind_address: String,
+
+    /// End, and say so at the Node, when an address cannot be served, rather than trying on.
+    #[arg(long, env = "LB_BIND_ADDRESS_HARD_FAIL", help_heading = "Logs and metrics")]
+    pub bind_address_hard_fail: bool,
+
     /// Where to serve /metrics; `off` for nowhere.
     #[arg(
         long,

@@ -31,6 +31,7 @@ fn defaults_are_those_of_the_help_text() {
     assert_eq!(config.node_name, "worker-1");
     assert_eq!(config.nodeport_addresses, [Selector::All]);
     assert_eq!((config.snat_first, config.snat_count), (16384, 16384));
+    assert_eq!(config.healthz, Some("0.0.0.0:10256".parse().unwrap()));
     assert_eq!(config.metrics, Some("127.0.0.1:10249".parse().unwrap()));
     assert_eq!(config.pin_dir, PathBuf::from("/sys/fs/bpf/lb"));
     assert_eq!(config.xdp, XdpMode::Auto);
@@ -57,11 +58,14 @@ fn lists_are_split_at_commas_and_may_be_repeated() {
     assert_eq!(config.nodeport_addresses.len(), 2);
 }
 
+/// HZ-13: unlike in kube-proxy, an empty address is none, as its help text promises.
 #[test]
-fn metrics_may_be_off() {
+fn what_is_served_may_be_off() {
     for off in ["off", "", "127.0.0.1:0"] {
         let config = parse(&["--source", "/x", "--metrics-bind-address", off]).unwrap();
         assert_eq!(config.metrics, None, "{off}");
+        let config = parse(&["--source", "/x", "--healthz-bind-address", off]).unwrap();
+        assert_eq!(config.healthz, None, "{off}");
     }
 }
 

@@ -1,42 +1,52 @@
-//! A responder for the few fixed paths that the agent serves: `/metrics` and `/healthz`.
+//! A responder for the few fixed paths that the agent serves.
 //!
-//! HTTP/1.1, GET only, one request a connection: all that a scraper needs, and nothing that could
-//! fail in more ways.
+//! HTTP/1.1, GET and HEAD, one request a connection: all that a scraper or a load balancer's health
+//! check needs, and nothing that could fail in more ways.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 /// Longest request head that is read.
 const MAX_HEAD: usize = 8 * 1024;
 /// How long a client may take for its request, and for taking the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Connections that are served at once.
-const MAX_CONNECTIONS: usize = 16;
+/// Connections that are served at once: more than all load balancers of a cluster open.
+const MAX_CONNECTIONS: usize = 256;
 
-/// What is served: the body of `/metrics`, rendered for each request.
-pub type Render = dyn Fn() -> String + Send + Sync;
-
-/// Serves until the task is dropped. An address that is taken is logged and given up: several
-/// agents may share a network namespace.
-pub async fn serve(at: SocketAddr, render: Arc<Render>) {
-    let listener = match TcpListener::bind(at).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            warn!(%at, %error, "no metrics: the address cannot be used (--metrics-bind-address)");
-            return;
-        }
-    };
-    info!(%at, "serving /metrics");
-    serve_on(listener, render).await;
+/// What is answered.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Response {
+    /// HTTP status.
+    pub status: u16,
+    /// Content type.
+    pub kind: &'static str,
+    /// Body.
+    pub body: String,
 }
 
-async fn serve_on(listener: TcpListener, render: Arc<Render>) {
+impl Response {
+    /// A few words.
+    pub fn text(status: u16, body: impl Into<String>) -> Self {
+        Self { status, kind: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    /// A JSON document.
+    pub fn json(status: u16, body: String) -> Self {
+        Self { status, kind: "application/json", body }
+    }
+}
+
+/// What answers: a path, without its query, becomes a response.
+pub type Handler = dyn Fn(&str) -> Response + Send + Sync;
+
+/// Serves until the task is dropped.
+pub async fn serve(listener: TcpListener, handler: Arc<Handler>) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -44,91 +54,93 @@ async fn serve_on(listener: TcpListener, render: Arc<Render>) {
             Ok((stream, _peer)) => stream,
             Err(error) => {
                 // Out of file descriptors, say: breathe, so that a full table is no busy loop.
-                debug!(%error, "accepting a metrics connection");
+                debug!(%error, "accepting a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        let render = Arc::clone(&render);
+        let handler = Arc::clone(&handler);
         let _task = tokio::spawn(async move {
-            match tokio::time::timeout(PATIENCE, answer(stream, &*render)).await {
+            match tokio::time::timeout(PATIENCE, answer(stream, &*handler)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!(%error, "answering a metrics request"),
-                Err(_elapsed) => debug!("a metrics client took too long"),
+                Ok(Err(error)) => debug!(%error, "answering a request"),
+                Err(_elapsed) => debug!("a client took too long"),
             }
             drop(permit);
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, render: &Render) -> std::io::Result<()> {
+async fn answer(mut stream: TcpStream, handler: &Handler) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(512);
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() > MAX_HEAD || stream.read_buf(&mut head).await? == 0 {
             return Ok(());
         }
     }
-    let response = respond(&head, render);
+    let response = respond(&head, handler);
     stream.write_all(response.as_bytes()).await?;
     stream.shutdown().await
 }
 
-fn respond(head: &[u8], render: &Render) -> String {
+fn respond(head: &[u8], handler: &Handler) -> String {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let line = String::from_utf8_lossy(line);
     let mut words = line.split(' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let path = target.split('?').next().unwrap_or_default();
-    let openmetrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    let (status, kind, body) = match (method, path) {
-        ("GET", "/metrics") => ("200 OK", openmetrics, render()),
-        ("GET", "/healthz" | "/livez") => ("200 OK", "text/plain", "ok\n".to_owned()),
-        ("GET", _) => ("404 Not Found", "text/plain", "see /metrics\n".to_owned()),
-        _ => ("405 Method Not Allowed", "text/plain", "only GET\n".to_owned()),
+    let Response { status, kind, body } = match method {
+        "GET" | "HEAD" => handler(path),
+        _ => Response::text(405, "only GET and HEAD\n"),
     };
+    let (reason, length) = (reason(status), body.len());
+    let body = if method == "HEAD" { "" } else { &body };
     format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: {kind}\r\nx-content-type-options: nosniff\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{body}"
     )
+}
+
+const fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        503 => "Service Unavailable",
+        _ => "Unknown",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn ask(request: &str) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve_on(listener, Arc::new(|| "lb_up 1\n".to_owned())));
-        let mut stream = TcpStream::connect(at).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        let _read = stream.read_to_string(&mut answer).await.unwrap();
-        server.abort();
-        answer
+    fn check(request: &str, status: &str, body: &str) {
+        let answer = respond(request.as_bytes(), &|path: &str| match path {
+            "/metrics" => Response::text(200, "lb_up 1\n"),
+            _ => Response::text(404, "see /metrics\n"),
+        });
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        assert_eq!(answer.split_once("\r\n\r\n").unwrap().1, body);
     }
 
-    #[tokio::test]
-    async fn metrics_are_rendered_for_each_request() {
-        let answer = ask("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(
-            answer.ends_with("content-length: 8\r\nconnection: close\r\n\r\nlb_up 1\n"),
-            "{answer}"
-        );
+    #[test]
+    fn a_query_is_not_part_of_the_path() {
+        check("GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", "200 OK", "lb_up 1\n");
     }
 
-    #[tokio::test]
-    async fn other_paths_and_methods_are_refused() {
-        assert!(ask("GET / HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 404"));
-        assert!(ask("POST /metrics HTTP/1.1\r\n\r\n").await.starts_with("HTTP/1.1 405"));
-        assert!(ask("nonsense\r\n\r\n").await.starts_with("HTTP/1.1 405"));
-        assert!(ask("GET /healthz HTTP/1.0\r\n\r\n").await.ends_with("ok\n"));
+    #[test]
+    fn head_tells_the_length_of_what_it_leaves_out() {
+        check("HEAD /metrics HTTP/1.1\r\n\r\n", "200 OK", "");
+        let answer = respond(b"HEAD / HTTP/1.0\r\n\r\n", &|_: &str| Response::text(503, "four"));
+        assert!(answer.contains("\r\ncontent-length: 4\r\n"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
     }
 
-    #[tokio::test]
-    async fn an_address_that_is_taken_is_given_up() {
-        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        serve(taken.local_addr().unwrap(), Arc::new(String::new)).await;
+    #[test]
+    fn other_paths_and_methods_are_refused() {
+        check("GET / HTTP/1.1\r\n\r\n", "404 Not Found", "see /metrics\n");
+        check("POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed", "only GET and HEAD\n");
+        check("nonsense\r\n\r\n", "405 Method Not Allowed", "only GET and HEAD\n");
     }
 }

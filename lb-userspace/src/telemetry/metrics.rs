@@ -1,4 +1,4 @@
-//! The metrics of the agent, in the OpenMetrics text format.
+//! The metrics that only lb has, in the OpenMetrics text format.
 //!
 //! Counters of the datapath live in its maps; they are read when somebody asks, never copied on a
 //! timer, so a scrape shows what `lb status` and bpftool show.

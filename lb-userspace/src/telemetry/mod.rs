@@ -4,11 +4,16 @@
 //! and told the time rather than reading it.
 
 mod api;
+pub mod endpoints;
+pub mod exposition;
 pub mod health;
 pub mod http;
+pub mod listen;
 pub mod logs;
 pub mod metrics;
+mod process;
 mod proxy;
+mod slis;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,6 +26,7 @@ use tracing::{info, warn};
 use self::{
     api::{ApiMetrics, RequestTimeLabel, WatchLabel},
     proxy::{Changes, CodeLabel, FamilyLabel, ProxyMetrics},
+    slis::Slis,
 };
 pub use self::{
     api::{Request, WatchError},
@@ -52,6 +58,7 @@ pub struct Telemetry {
     metrics: Metrics,
     proxy: ProxyMetrics,
     api: ApiMetrics,
+    slis: Slis,
     health: Arc<Mutex<Health>>,
 }
 
@@ -65,9 +72,12 @@ impl Telemetry {
     /// Everything at zero. A change that waits for twice `sync_period` makes the node unhealthy.
     pub fn new(sync_period: Duration) -> Self {
         let metrics = Metrics::new();
-        let (proxy, api) = metrics
-            .with_registry(|registry| (ProxyMetrics::new(registry), ApiMetrics::new(registry)));
-        Self { metrics, proxy, api, health: Arc::new(Mutex::new(Health::new(sync_period))) }
+        let (proxy, api) = metrics.with_registry(|registry| {
+            process::register(registry);
+            (ProxyMetrics::new(registry), ApiMetrics::new(registry))
+        });
+        let health = Arc::new(Mutex::new(Health::new(sync_period)));
+        Self { metrics, proxy, api, slis: Slis::new(), health }
     }
 
     /// The metrics that only lb has.
@@ -179,6 +189,8 @@ impl Telemetry {
     pub fn healthz(&self, now: Moment) -> Answer {
         let answer = self.health().healthz(now);
         let _total = self.proxy.healthz.get_or_create(&CodeLabel::of(&answer)).inc();
+        self.slis.checked("programming", "healthz", answer.healthy);
+        self.slis.checked("node-eligible", "healthz", answer.node_eligible.unwrap_or(true));
         answer
     }
 
@@ -186,7 +198,18 @@ impl Telemetry {
     pub fn livez(&self, now: Moment) -> Answer {
         let answer = self.health().livez(now);
         let _total = self.proxy.livez.get_or_create(&CodeLabel::of(&answer)).inc();
+        self.slis.checked("programming", "livez", answer.healthy);
         answer
+    }
+
+    /// Somebody asked whether this process answers at all.
+    pub fn pinged(&self) {
+        self.slis.checked("ping", "healthz", true);
+    }
+
+    /// The results of health checks as metrics, in the OpenMetrics text format.
+    pub fn slis(&self) -> String {
+        self.slis.render()
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
