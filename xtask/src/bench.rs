@@ -51,8 +51,8 @@ impl Bench {
             What::Sync => {
                 let _ = build::objects()?;
                 // The release profile and both packages, so that what the agent's build compiled serves.
-                let mut bench = process::cargo();
-                let _ = bench.args(["bench", "--quiet", "--profile", "release"]);
+                let mut bench = build::static_cargo("bench")?;
+                let _ = bench.args(["--quiet", "--profile", "release"]);
                 let _ =
                     bench.args(["-p", "lb-userspace", "-p", "lb-tests", "--bench", "sync", "--"]);
                 bench

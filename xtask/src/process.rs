@@ -15,6 +15,16 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// The target that the compiler builds for by itself.
+pub(crate) fn host_triple() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+    let says = output(Command::new(rustc).arg("-vV").current_dir(workspace::root()))?;
+    says.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("`rustc -vV` names no host")
+}
+
 /// Runs a command whose output the reader should see.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {}", name(command)))?;
