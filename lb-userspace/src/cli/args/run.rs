@@ -1,0 +1,200 @@
+//! The flags of `lb run`, as typed.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use crate::config::{LogFormat, SocketLb, TcMode, XdpMode};
+
+/// Flags of `lb run`, as typed.
+#[derive(Args, Clone, Debug, Default)]
+#[command(after_help = "Examples:\n  \
+    lb run --source /etc/lb/services\n  \
+    lb run --kubeconfig ~/.kube/config --node-name worker-1\n  \
+    lb run --source DIR --external-devices 'eth*' --xdp off --trace\n\n\
+    The source is one of --source, --kubeconfig, or, in a pod with a service account, the cluster.\n\
+    Stop it with Ctrl-C or SIGTERM: the datapath stays and goes on forwarding. `lb cleanup` removes it.")]
+pub struct RunArgs {
+    /// Read Services, EndpointSlices and Nodes as YAML from this directory, and watch it.
+    #[arg(long, env = "LB_SOURCE", value_name = "DIR", help_heading = "Source")]
+    pub source: Option<PathBuf>,
+
+    /// Watch the cluster that this file names.
+    #[arg(long, env = "LB_KUBECONFIG", value_name = "FILE", help_heading = "Source")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Name of this node in the cluster [default: the host name in lower case].
+    #[arg(long, env = "LB_NODE_NAME", value_name = "NAME", help_heading = "Node")]
+    pub node_name: Option<String>,
+
+    /// Address of this node, at most one a family [default: of the default route's device].
+    #[arg(
+        long,
+        env = "LB_NODE_IP",
+        value_name = "IP",
+        value_delimiter = ',',
+        help_heading = "Node"
+    )]
+    pub node_ip: Vec<String>,
+
+    /// Local addresses that serve NodePorts: `all`, `primary`, `localhost` or CIDRs.
+    #[arg(
+        long,
+        env = "LB_NODEPORT_ADDRESSES",
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "all",
+        help_heading = "Node"
+    )]
+    pub nodeport_addresses: Vec<String>,
+
+    /// Devices that lead out of the node, as names with `*` and `?` [default: found by routes and addresses].
+    #[arg(
+        long,
+        env = "LB_EXTERNAL_DEVICES",
+        value_name = "GLOBS",
+        value_delimiter = ',',
+        help_heading = "Devices"
+    )]
+    pub external_devices: Vec<String>,
+
+    /// Devices that lead to pods, as names with `*` and `?` [default: veth into other namespaces, netkit, tap].
+    #[arg(
+        long,
+        env = "LB_WORKLOAD_DEVICES",
+        value_name = "GLOBS",
+        value_delimiter = ',',
+        help_heading = "Devices"
+    )]
+    pub workload_devices: Vec<String>,
+
+    /// XDP on external devices: native where the driver can and generic elsewhere, one of them, or off.
+    #[arg(
+        long,
+        env = "LB_XDP",
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        help_heading = "Devices"
+    )]
+    pub xdp: XdpMode,
+
+    /// How to attach tc programs: TCX where the kernel has it, or always clsact.
+    #[arg(
+        long,
+        env = "LB_TC",
+        value_enum,
+        default_value_t,
+        value_name = "MODE",
+        help_heading = "Devices"
+    )]
+    pub tc: TcMode,
+
+    /// Whose sockets are translated at connect time: host processes, all cgroups, or nobody's.
+    #[arg(
+        long,
+        env = "LB_SOCKET_LB",
+        value_enum,
+        default_value_t,
+        value_name = "WHO",
+        help_heading = "Sockets"
+    )]
+    pub socket_lb: SocketLb,
+
+    /// Cgroup (v2) to attach the socket programs to [default: where cgroup2 is mounted].
+    #[arg(long, env = "LB_CGROUP_ROOT", value_name = "DIR", help_heading = "Sockets")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Source ports for traffic that must return through this node.
+    #[arg(
+        long,
+        env = "LB_SNAT_PORTS",
+        value_name = "FIRST-LAST",
+        default_value = "16384-32767",
+        help_heading = "Capacity"
+    )]
+    pub snat_ports: String,
+
+    /// Flow entries, each family; one connection takes two.
+    #[arg(
+        long,
+        env = "LB_MAX_FLOWS",
+        value_name = "N",
+        default_value_t = 262_144,
+        help_heading = "Capacity"
+    )]
+    pub max_flows: u32,
+
+    /// Service ports, both families together.
+    #[arg(
+        long,
+        env = "LB_MAX_SERVICES",
+        value_name = "N",
+        default_value_t = 65_536,
+        help_heading = "Capacity"
+    )]
+    pub max_services: u32,
+
+    /// Frontends, each family.
+    #[arg(
+        long,
+        env = "LB_MAX_FRONTENDS",
+        value_name = "N",
+        default_value_t = 131_072,
+        help_heading = "Capacity"
+    )]
+    pub max_frontends: u32,
+
+    /// Backends, both families together.
+    #[arg(
+        long,
+        env = "LB_MAX_BACKENDS",
+        value_name = "N",
+        default_value_t = 131_072,
+        help_heading = "Capacity"
+    )]
+    pub max_backends: u32,
+
+    /// Where to serve /healthz and /livez for load balancers and probes; `off` for nowhere.
+    #[arg(
+        long,
+        env = "LB_HEALTHZ_BIND_ADDRESS",
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:10256",
+        help_heading = "Logs and metrics"
+    )]
+    pub healthz_bind_address: String,
+
+    /// End, and say so at the Node, when an address cannot be served, rather than trying on.
+    #[arg(long, env = "LB_BIND_ADDRESS_HARD_FAIL", help_heading = "Logs and metrics")]
+    pub bind_address_hard_fail: bool,
+
+    /// Where to serve /metrics; `off` for nowhere.
+    #[arg(
+        long,
+        env = "LB_METRICS_BIND_ADDRESS",
+        value_name = "ADDR:PORT",
+        default_value = "127.0.0.1:10249",
+        help_heading = "Logs and metrics"
+    )]
+    pub metrics_bind_address: String,
+
+    /// Load the programs that log every packet, and forward their lines to the log.
+    #[arg(long, env = "LB_TRACE", help_heading = "Logs and metrics")]
+    pub trace: bool,
+
+    /// How to write log lines.
+    #[arg(
+        long,
+        env = "LB_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Logs and metrics"
+    )]
+    pub log_format: LogFormat,
+
+    /// More log: -v each write, -vv each event. RUST_LOG overrules.
+    #[arg(short, long, action = ArgAction::Count, help_heading = "Logs and metrics")]
+    pub verbose: u8,
+}
