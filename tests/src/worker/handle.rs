@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Stdio},
     sync::Mutex,
@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use lb_common::Family;
 
 use super::protocol::{
     Bulk, Capture, MonitorKind, MonitorReport, Outcome, Proto, Reply, Request, Share, UdpStyle,
@@ -109,6 +110,14 @@ impl Worker {
             return self.unexpected();
         };
         Ok(bulk)
+    }
+
+    /// Addresses that the DNS server at `server` knows `name` by; none when there is no such name.
+    pub fn resolve(&self, server: SocketAddr, name: &str, family: Family) -> Result<Vec<IpAddr>> {
+        let name = name.to_owned();
+        let request = Request::Resolve { server, name, v6: family == Family::V6, timeout_ms: 3000 };
+        let Reply::Addresses(found) = self.call(request)? else { return self.unexpected() };
+        Ok(found)
     }
 
     /// Sends one datagram, waiting for nothing.

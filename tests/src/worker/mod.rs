@@ -5,6 +5,7 @@
 //! know sockets by the cgroup of their process.
 
 mod capture;
+mod dns;
 mod handle;
 mod monitor;
 mod probe;

@@ -15,12 +15,16 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    probe::{connect, retransmitted, unspecified},
-    protocol::{Answer, MonitorKind, MonitorReport, Transition, UdpStyle},
+    probe::{connect, one, retransmitted, unspecified},
+    protocol::{Answer, MonitorKind, MonitorReport, Outcome, Proto, Transition, UdpStyle},
 };
 
 /// How long an answer may take before its request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a connection may stand still before it counts as broken: longer than what a busy machine
+/// does to it, so that slowness is not taken for a loss.
+const STALL: Duration = Duration::from_secs(10);
 
 /// A running client.
 pub(super) struct Monitor {
@@ -45,8 +49,11 @@ impl Monitor {
         let seen = Arc::new(Seen::default());
         let shared = Arc::clone(&seen);
         let thread = match kind {
+            MonitorKind::Connections => {
+                thread::spawn(move || connections(to, from, every, &shared))
+            }
             MonitorKind::Stream => {
-                let stream = connect(to, from, PATIENCE)
+                let stream = connect(to, from, STALL)
                     .with_context(|| format!("connecting a stream to {to}"))?;
                 thread::spawn(move || stream_lines(&stream, every, &shared))
             }
@@ -119,6 +126,23 @@ fn transition(report: &mut MonitorReport, state: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         report.transitions.push(Transition { at_ms, state: state.to_owned() });
+    }
+}
+
+fn connections(to: SocketAddr, from: Option<SocketAddr>, every: Duration, seen: &Seen) {
+    let mut last = Instant::now();
+    for number in 0_u64.. {
+        if seen.stopped() {
+            return;
+        }
+        let begin = Instant::now();
+        seen.sent();
+        match one(Proto::Tcp, UdpStyle::Connected, to, from, STALL) {
+            Outcome::Answered(answer) => seen.answered(&answer.by, &mut last),
+            Outcome::Refused => seen.refused(),
+            other => seen.broken(format!("request {number}: {other}")),
+        }
+        thread::sleep(every.saturating_sub(begin.elapsed()));
     }
 }
 

@@ -61,6 +61,8 @@ pub(super) enum Request {
     Many { proto: Proto, to: SocketAddr, count: u32, parallel: u32, timeout_ms: u64 },
     /// Fetch and send this many octets over one connection.
     Bulk { to: SocketAddr, octets: u64, timeout_ms: u64 },
+    /// Ask a DNS server for the addresses of a name.
+    Resolve { server: SocketAddr, name: String, v6: bool, timeout_ms: u64 },
     /// Send one datagram and do not wait.
     Send { to: SocketAddr, text: String },
     /// Start a client that never stops.
@@ -82,6 +84,7 @@ pub(super) enum Reply {
     Outcome(Outcome),
     Share(Share),
     Bulk(Bulk),
+    Addresses(Vec<IpAddr>),
     Started(u32),
     Report(MonitorReport),
     Capture(Capture),
@@ -186,6 +189,9 @@ pub struct Bulk {
 /// A client that never stops.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum MonitorKind {
+    /// A new TCP connection with one HTTP request at every interval, or as soon as the one before
+    /// has ended.
+    Connections,
     /// One TCP connection, a line sent and answered at every interval.
     Stream,
     /// One UDP socket, a datagram sent at every interval.
@@ -207,7 +213,7 @@ pub struct MonitorReport {
     pub by: BTreeMap<String, u64>,
     /// TCP segments that this side sent more than once.
     pub retransmitted: u32,
-    /// Errors that ended the flow.
+    /// Errors that ended the flow; of connections, every one that failed and was not refused.
     pub broken: Vec<String>,
     /// Longest time between two answers, in milliseconds.
     pub longest_gap_ms: u64,

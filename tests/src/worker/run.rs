@@ -8,9 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use lb_common::Family;
 
 use super::{
     capture::Recording,
+    dns,
     monitor::Monitor,
     probe,
     protocol::{Proto, Reply, Request},
@@ -66,6 +68,11 @@ impl State {
             }
             Request::Bulk { to, octets, timeout_ms } => {
                 Reply::Bulk(probe::bulk(to, octets, Duration::from_millis(timeout_ms))?)
+            }
+            Request::Resolve { server, name, v6, timeout_ms } => {
+                let family = if v6 { Family::V6 } else { Family::V4 };
+                let timeout = Duration::from_millis(timeout_ms);
+                Reply::Addresses(dns::resolve(server, &name, family, timeout)?)
             }
             Request::Send { to, text } => {
                 probe::send(to, &text)?;
