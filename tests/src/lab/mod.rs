@@ -11,16 +11,16 @@
 mod agent;
 mod machine;
 pub mod netlink;
-mod netns;
+pub(crate) mod netns;
 mod node;
 pub mod offload;
 mod place;
 mod pod;
-mod scope;
+pub(crate) mod scope;
 mod support;
 mod underlay;
 mod wait;
-mod xdp;
+pub(crate) mod xdp;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -240,7 +240,7 @@ pub fn service_networks() -> [Cidr; 2] {
 }
 
 /// The `lb-lab` binary: `LB_LAB_BIN`, the running program, or the one built beside it.
-fn executable() -> Result<PathBuf> {
+pub(crate) fn executable() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LB_LAB_BIN") {
         return Ok(path.into());
     }

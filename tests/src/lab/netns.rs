@@ -21,13 +21,15 @@ use nix::{
 use super::netlink::Netlink;
 
 /// Where namespaces have their names, as `ip netns` and `nsenter --net=…` expect.
-pub(super) const NAMES: &str = "/run/netns";
+pub(crate) const NAMES: &str = "/run/netns";
 
 /// A network namespace with loopback up.
 pub struct Netns {
     name: String,
     file: File,
     netlink: Netlink,
+    /// Whether the name goes away with this value.
+    owned: bool,
 }
 
 impl Netns {
@@ -39,12 +41,17 @@ impl Netns {
         let _ = File::create_new(&path).with_context(|| format!("creating {}", path.display()))?;
         let made = thread::scope(|scope| scope.spawn(|| make(&path)).join()).map_err(panicked)?;
         match made {
-            Ok((file, netlink)) => Ok(Self { name: name.to_owned(), file, netlink }),
+            Ok((file, netlink)) => Ok(Self { name: name.to_owned(), file, netlink, owned: true }),
             Err(error) => {
                 remove_name(&path);
                 Err(error.context(format!("creating the network namespace {name}")))
             }
         }
+    }
+
+    /// Leaves the namespace behind when this value is dropped, for whoever has recorded its name.
+    pub fn leave(mut self) {
+        self.owned = false;
     }
 
     /// The name under `/run/netns`.
@@ -95,12 +102,14 @@ impl AsFd for Netns {
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        remove_name(&path(&self.name));
+        if self.owned {
+            remove_name(&path(&self.name));
+        }
     }
 }
 
 /// Takes a name under `/run/netns` away; what is not there is no error.
-pub(super) fn remove_name(path: &Path) {
+pub(crate) fn remove_name(path: &Path) {
     // Nothing can be done about a failure here, and the next sweep tries again.
     let _ = umount2(path, MntFlags::MNT_DETACH).ok();
     let _ = fs::remove_file(path).ok();

@@ -88,7 +88,7 @@ impl Drop for Scope {
 }
 
 /// Where the cgroup v2 hierarchy is mounted.
-pub(super) fn cgroup2() -> Result<PathBuf> {
+pub(crate) fn cgroup2() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").context("reading /proc/mounts")?;
     mounts
         .lines()

@@ -30,7 +30,7 @@ struct ProgLoad {
 }
 
 /// Loads the program.
-pub(super) fn pass() -> Result<OwnedFd> {
+pub(crate) fn pass() -> Result<OwnedFd> {
     let attr = ProgLoad {
         prog_type: BPF_PROG_TYPE_XDP,
         insn_cnt: 2,

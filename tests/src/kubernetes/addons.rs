@@ -1,0 +1,66 @@
+//! What runs on the cluster from the start: CoreDNS and the agent.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{cluster::Cluster, node::Node, options::AgentMode, plan::DNS};
+
+/// CoreDNS as clusters have it, without a way to names outside.
+const COREDNS: &str = include_str!("../../kubernetes/manifests/coredns.yaml");
+
+/// Applies CoreDNS and starts the agents.
+pub(super) fn apply(cluster: &Cluster) -> Result<()> {
+    cluster.apply(&COREDNS.replace("CLUSTER_DNS", DNS))?;
+    match cluster.options().agent {
+        AgentMode::Pod => super::deploy::apply(cluster),
+        AgentMode::Host => cluster.nodes().iter().try_for_each(|node| start_agent(cluster, node)),
+        AgentMode::None => Ok(()),
+    }
+}
+
+/// Waits until every node has a ready agent.
+pub(super) fn wait_agent(cluster: &Cluster, patience: Duration) -> Result<()> {
+    if cluster.options().agent == AgentMode::Pod {
+        return super::deploy::wait(cluster, patience);
+    }
+    cluster.nodes().iter().try_for_each(|node| {
+        let name = agent(node);
+        cluster.until(&format!("the agent of {}", node.name), patience, &[&name], || {
+            let status = node.place.command(&cluster.options().lb)?.arg("status").output()?;
+            Ok(status.status.success())
+        })
+    })
+}
+
+/// Waits until CoreDNS serves, for which it has reached the API server through a Service.
+pub(super) fn wait_dns(cluster: &Cluster, patience: Duration) -> Result<()> {
+    let waiting = ["rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=3s"];
+    let done = cluster.until("CoreDNS", patience, &["kube-controller-manager"], || {
+        Ok(cluster.kubectl(&waiting).is_ok())
+    });
+    done.map_err(|error| {
+        let pods =
+            cluster.kubectl(&["describe", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"]);
+        let log =
+            cluster.kubectl(&["logs", "-n", "kube-system", "deployment/coredns", "--tail=20"]);
+        let [pods, log] = [pods, log].map(|said| said.unwrap_or_else(|why| format!("{why:#}")));
+        error.context(format!("{pods}\n--- CoreDNS says\n{log}"))
+    })
+}
+
+/// Name of a node's agent among the processes.
+fn agent(node: &Node) -> String {
+    format!("{}-agent", node.name)
+}
+
+/// Starts the agent as a process of a node.
+fn start_agent(cluster: &Cluster, node: &Node) -> Result<()> {
+    let mut command = node.place.command(&cluster.options().lb)?;
+    let _ = command
+        .arg("run")
+        .arg("--kubeconfig")
+        .arg(cluster.plan().pki().join("kube-proxy.conf"))
+        .args(["--node-name", &node.name]);
+    cluster.start(&agent(node), &mut command)
+}
