@@ -30,6 +30,12 @@ pub struct Status {
     pub started: u64,
     /// When this file was written.
     pub written: u64,
+    /// Whether nothing kept the node from its job when it was written.
+    #[serde(default)]
+    pub well: bool,
+    /// Since when that is so, or not so.
+    #[serde(default)]
+    pub well_changed: u64,
     /// Where maps and links are pinned.
     pub pin_dir: PathBuf,
     /// This node.
@@ -59,6 +65,9 @@ pub struct NodeStatus {
     pub addresses: Vec<IpAddr>,
     /// Addresses that serve NodePorts.
     pub nodeport_addresses: Vec<IpAddr>,
+    /// Whether load balancers should send connections here, as the Node object says.
+    #[serde(default)]
+    pub eligibility: String,
 }
 
 /// Where objects come from, and whether they do.
@@ -74,6 +83,42 @@ pub struct SourceStatus {
     /// When the last change came.
     pub last_event: Option<u64>,
     /// What ails the source itself, a lost connection say.
+    pub error: Option<String>,
+    /// The API server, where that is the source.
+    #[serde(default)]
+    pub api: Option<ApiStatus>,
+    /// What is watched there.
+    #[serde(default)]
+    pub watches: Vec<WatchStatus>,
+}
+
+/// How the API server does.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ApiStatus {
+    /// Its address.
+    pub server: String,
+    /// `connecting`, `reachable`, or in one word what is wrong with it.
+    pub state: String,
+    /// Since when it is in this state.
+    pub since: Option<u64>,
+    /// What is wrong with it.
+    pub error: Option<String>,
+    /// When it was heard last on the watch that was silent longest: what is programmed is of then.
+    pub heard: Option<u64>,
+}
+
+/// How one watch does.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct WatchStatus {
+    /// What is watched: `Services`, say.
+    pub kind: String,
+    /// Whether everything was listed once.
+    pub synced: bool,
+    /// How many objects there are.
+    pub objects: usize,
+    /// When something was heard last, a bookmark at least.
+    pub heard: Option<u64>,
+    /// Why nothing is heard now.
     pub error: Option<String>,
 }
 
@@ -198,6 +243,17 @@ impl Status {
     }
 }
 
+impl Status {
+    /// Takes note of whether the node does its job.
+    pub fn note_health(&mut self) {
+        let well = self.ailments().is_empty();
+        if well != self.well || self.well_changed == 0 {
+            self.well = well;
+            self.well_changed = self.written;
+        }
+    }
+}
+
 /// The status file of the agent of `pin_dir`.
 pub fn path(state_dir: &Path, pin_dir: &Path) -> PathBuf {
     let name: Vec<_> = pin_dir
@@ -242,7 +298,12 @@ pub fn read(path: &Path) -> io::Result<Option<Status>> {
 
 /// Seconds since 1970.
 pub fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    seconds(SystemTime::now())
+}
+
+/// The time as seconds since 1970.
+pub fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -270,6 +270,7 @@ fn slice(n: u32, changes: u32) -> Slice {
         family: Some(Family::V4),
         headless: false,
         hints: false,
+        triggered: None,
         ports: vec![SlicePort { name: "http".into(), proto: proto::TCP, port: 8080 }],
         endpoints: (0..ENDPOINTS).map(endpoint).collect(),
         remarks: Vec::new(),

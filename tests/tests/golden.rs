@@ -212,6 +212,7 @@ fn subject(event: &Event) -> Option<(bool, &ObjectName)> {
         Event::DeleteService(_)
         | Event::DeleteSlice(_)
         | Event::PutNode(_)
+        | Event::DeleteNode
         | Event::Problems(..)
         | Event::Coverage(_) => None,
     }

@@ -8,6 +8,7 @@ mod reconcile;
 mod report;
 mod setup;
 mod trace;
+mod waiting;
 
 use std::{
     collections::HashSet,
@@ -27,6 +28,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 pub use self::reconcile::{Pass, Reconciler};
+use self::waiting::Waiting;
 use crate::{
     config::Config,
     datapath::{Datapath, attach::AttachProblem},
@@ -38,7 +40,7 @@ use crate::{
     plan::NodeAddresses,
     source,
     status::{self, ApplyStatus, MapStatus, Status},
-    telemetry::{Telemetry, listen::BindFailure},
+    telemetry::{Eligibility, Moment, Telemetry, listen::BindFailure},
 };
 
 /// How long a batch of events may grow before it is written: endpoints often change in groups.
@@ -84,6 +86,8 @@ struct Agent {
     telemetry: Telemetry,
     /// Addresses that the agent must serve and cannot.
     unservable: mpsc::Receiver<BindFailure>,
+    /// What is not programmed yet.
+    waiting: Waiting,
     status: Status,
     status_path: PathBuf,
     /// The devices when they were last seen.
@@ -103,7 +107,8 @@ impl Agent {
     async fn serve(mut self) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
-        let mut events = source::start(&self.config.source, &self.config.node_name)?;
+        let source::Source { mut events, state: mut health, api: _ } =
+            source::start(&self.config.source, &self.config.node_name, &self.telemetry)?;
         info!(source = %self.config.source, node = self.config.node_name, "agent started");
         let mut states = self.watcher.states();
         let mut tick = interval(TICK);
@@ -125,6 +130,11 @@ impl Agent {
                     }
                 }
                 () = sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {}
+                Ok(()) = health.changed() => {
+                    let state = health.borrow_and_update().clone();
+                    report::source(&mut self.status.source, &state);
+                    self.stale = true;
+                }
                 Some(report) = self.swept.recv() => self.swept(&report),
                 Some(maps) = OptionFuture::from(self.usage.as_mut()) => {
                     self.usage = None;
@@ -147,6 +157,23 @@ impl Agent {
     /// Takes in what the source says.
     fn events(&mut self, events: Vec<Event>) {
         let before = self.reconciler.model().coverage();
+        self.waiting.came(&events, self.reconciler.model(), Moment::now());
+        let node = events.iter().rev().find_map(|event| match event {
+            Event::PutNode(node) => {
+                Some(Eligibility::of(node.deleting, node.taints.iter().map(AsRef::as_ref)))
+            }
+            Event::DeleteNode => Some(Eligibility::Missing),
+            Event::PutService(_)
+            | Event::DeleteService(_)
+            | Event::PutSlice(_)
+            | Event::DeleteSlice(_)
+            | Event::Problems(..)
+            | Event::Coverage(_) => None,
+        });
+        if let Some(eligibility) = node {
+            self.telemetry.node_eligibility(eligibility);
+            eligibility.name().clone_into(&mut self.status.node.eligibility);
+        }
         self.reconciler.events(events);
         let coverage = self.reconciler.model().coverage();
         if before == Coverage::None && coverage != Coverage::None {
@@ -201,6 +228,12 @@ impl Agent {
     fn pass(&mut self) {
         let synced = self.reconciler.model().coverage() != Coverage::None;
         let pass = self.reconciler.pass(Instant::now());
+        let took = pass.as_ref().map_or(Duration::ZERO, |pass| pass.took);
+        if self.reconciler.settled() {
+            self.waiting.programmed(took, Moment::now());
+        } else if pass.as_ref().is_some_and(|pass| pass.error.is_some()) {
+            self.waiting.failed(took);
+        }
         if let Some(pass) = pass {
             self.note_pass(pass);
         } else if synced && self.status.last_apply.is_none() {
@@ -338,6 +371,7 @@ impl Agent {
             report::sockets(&self.config, cgroup, &attached, &self.attach_problems);
         let problems: Vec<&Problem> = self.known_problems.iter().collect();
         self.status.problems = report::problems(&problems);
+        self.status.note_health();
         self.telemetry.metrics().note_status(&self.status);
         if let Err(error) = status::write(&self.status_path, &self.status) {
             warn!(path = %self.status_path.display(), %error, "the status file cannot be written");

@@ -126,6 +126,12 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
+    /// Whether the maps follow everything that the source said.
+    pub fn settled(&self) -> bool {
+        let early = self.model.coverage() == Coverage::None || !self.node_known;
+        !early && self.retry.is_none() && self.planner.is_idle()
+    }
+
     /// The model, to look at.
     pub fn model(&self) -> &Model {
         &self.model

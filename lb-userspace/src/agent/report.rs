@@ -15,7 +15,11 @@ use crate::{
     },
     devices::{Device, NodeState},
     model::Problem,
-    status::{DeviceStatus, ProblemStatus, ProgramStatus, SocketStatus},
+    source::kube::{Class, SourceState},
+    status::{
+        self, ApiStatus, DeviceStatus, ProblemStatus, ProgramStatus, SocketStatus, SourceStatus,
+        WatchStatus,
+    },
 };
 
 /// The programs that are attached, by device.
@@ -91,6 +95,43 @@ pub(super) fn sockets(
         programs: programs.map(|program| program.program.clone()).collect(),
         error: errors(problems, CGROUP),
     }
+}
+
+/// How the source does, for the status file.
+pub(super) fn source(status: &mut SourceStatus, state: &SourceState) {
+    let SourceState { server, trouble, well_since, watches } = state;
+    let Some(server) = server else { return };
+    let seconds = status::seconds;
+    let (word, since) = match (trouble, well_since) {
+        (Some((trouble, since)), _) => (trouble.class.name(), Some(*since)),
+        (None, Some(since)) => ("reachable", Some(*since)),
+        (None, None) => ("connecting", None),
+    };
+    status.error = trouble.as_ref().map(|(trouble, _)| match trouble.class {
+        Class::Unreachable | Class::Slow => format!("API server {word}: {}", trouble.text),
+        Class::Throttled
+        | Class::Failing
+        | Class::Untrusted
+        | Class::Forbidden
+        | Class::Unauthorized => format!("API server: {}", trouble.text),
+    });
+    status.api = Some(ApiStatus {
+        server: server.clone(),
+        state: word.to_owned(),
+        since: since.map(seconds),
+        error: trouble.as_ref().map(|(trouble, _)| trouble.text.clone()),
+        heard: state.heard().map(seconds),
+    });
+    status.watches = watches
+        .iter()
+        .map(|watch| WatchStatus {
+            kind: watch.kind.name().to_owned(),
+            synced: watch.listed,
+            objects: watch.objects,
+            heard: watch.heard.map(seconds),
+            error: watch.trouble.as_ref().map(|(trouble, _)| trouble.text.clone()),
+        })
+        .collect();
 }
 
 fn errors(problems: &[AttachProblem], device: &str) -> Option<String> {

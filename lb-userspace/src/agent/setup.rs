@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Agent, LIFETIMES, Reconciler, trace};
+use super::{Agent, LIFETIMES, Reconciler, Waiting, trace};
 use crate::{
     config::Config,
     datapath::{Datapath, object::Object, options::Options},
@@ -25,7 +25,7 @@ use crate::{
     plan::Limits,
     status::{self, NodeStatus, SourceStatus, Status},
     telemetry::{
-        Telemetry, endpoints,
+        Moment, Telemetry, endpoints,
         listen::{self, BindFailure, Server},
     },
 };
@@ -90,6 +90,7 @@ impl Agent {
             housekeeper,
             swept,
             usage: None,
+            waiting: Waiting::new(telemetry.clone(), Moment::now()),
             telemetry,
             unservable,
             node: NodeState::default(),

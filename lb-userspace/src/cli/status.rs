@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::table::{Table, span};
-use crate::status::{MapStatus, ProblemStatus, ProgramStatus, Status};
+use crate::status::{ApiStatus, MapStatus, ProblemStatus, ProgramStatus, Status, WatchStatus};
 
 /// Everything that `lb status` found out.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -103,8 +103,17 @@ pub fn text(report: &Report, now: u64) -> String {
     lines.add(
         "Node",
         &match (&report.agent, report.healthy) {
-            (Some(agent), true) => format!("{} healthy", agent.node.name),
-            (Some(agent), false) => format!("{} NOT healthy", agent.node.name),
+            (Some(agent), healthy) => {
+                let word = if healthy { "healthy" } else { "NOT healthy" };
+                // The agent does not know of what only this command finds out.
+                match report.running && healthy == agent.well && agent.well_changed > 0 {
+                    true => {
+                        let since = span(now.saturating_sub(agent.well_changed));
+                        format!("{} {word} for {since}", agent.node.name)
+                    }
+                    false => format!("{} {word}", agent.node.name),
+                }
+            }
             (None, true) => "healthy".to_owned(),
             (None, false) => "NOT healthy".to_owned(),
         },
@@ -188,6 +197,10 @@ fn agent_lines(lines: &mut Lines, report: &Report, agent: &Status, now: u64) {
                 .map_or(String::new(), |at| format!(", last change {} ago", ago(at)))
         ),
     );
+    if let Some(api) = &agent.source.api {
+        lines.add("API server", &api_server(api, now));
+        lines.add("Watching", &watching(&agent.source.watches, now));
+    }
     if let Some(apply) = &agent.last_apply {
         lines.add(
             "Last write",
@@ -222,6 +235,40 @@ fn agent_lines(lines: &mut Lines, report: &Report, agent: &Status, now: u64) {
             None => sockets.mode.clone(),
         },
     );
+}
+
+/// How the API server does, and how old what is known of it is.
+fn api_server(api: &ApiStatus, now: u64) -> String {
+    let ApiStatus { server, state, since, error, heard } = api;
+    let lasting =
+        since.map_or(String::new(), |at| format!(" for {}", span(now.saturating_sub(at))));
+    match (error, heard) {
+        (None, _) => format!("{server} {state}{lasting}"),
+        (Some(error), None) => format!("{server} {state}{lasting} ({error}), nothing heard yet"),
+        (Some(error), Some(heard)) => {
+            format!("{server} {state}{lasting} ({error}), showing state of {} UTC", clock(*heard))
+        }
+    }
+}
+
+/// The time of day, in UTC.
+fn clock(seconds: u64) -> String {
+    let of_day = seconds % 86_400;
+    format!("{:02}:{:02}:{:02}", of_day / 3600, of_day / 60 % 60, of_day % 60)
+}
+
+/// What is watched, and how long it has been silent at most.
+fn watching(watches: &[WatchStatus], now: u64) -> String {
+    let mut text = String::new();
+    for watch in watches {
+        let comma = if text.is_empty() { "" } else { ", " };
+        let open = if watch.synced { "" } else { " (not listed yet)" };
+        text += &format!("{comma}{} {}{open}", watch.objects, watch.kind);
+    }
+    match watches.iter().map(|watch| watch.heard).min().flatten() {
+        Some(heard) => format!("{text}; heard within {}", span(now.saturating_sub(heard))),
+        None => text,
+    }
 }
 
 fn millis(micros: u64) -> String {
@@ -283,13 +330,14 @@ mod tests {
                 name: "worker-1".into(),
                 addresses: vec!["192.0.2.1".parse().unwrap()],
                 nodeport_addresses: vec!["127.0.0.1".parse().unwrap()],
+                ..NodeStatus::default()
             },
             source: SourceStatus {
                 description: "directory /etc/lb".into(),
                 synced: true,
                 complete: true,
                 last_event: Some(1190),
-                error: None,
+                ..SourceStatus::default()
             },
             devices: vec![DeviceStatus {
                 name: "eth0".into(),
@@ -351,6 +399,38 @@ Service shop/vote  vote.yaml  node port 30000 belongs to Service shop/old
 ";
         assert!(report.healthy);
         assert_eq!(text(&report, 1200), expected);
+    }
+
+    #[test]
+    fn an_api_server_that_is_away_is_told_with_the_age_of_what_is_known() {
+        let watch = |kind: &str, objects, heard| WatchStatus {
+            kind: kind.into(),
+            synced: true,
+            objects,
+            heard: Some(heard),
+            error: None,
+        };
+        let mut agent = agent();
+        agent.well_changed = 1158;
+        agent.source.error = Some("API server unreachable: connection refused".into());
+        agent.source.api = Some(ApiStatus {
+            server: "https://192.0.2.1:6443".into(),
+            state: "unreachable".into(),
+            since: Some(1158),
+            error: Some("connection refused".into()),
+            heard: Some(36_191),
+        });
+        agent.source.watches = vec![watch("Services", 12, 1150), watch("EndpointSlices", 14, 1160)];
+        let report = Report::new("/x".into(), Process::Running, Some(agent), Ok(datapath()));
+        let text = text(&report, 1200);
+        let expected = [
+            "Node:         worker-1 NOT healthy for 42s",
+            "API server:   https://192.0.2.1:6443 unreachable for 42s (connection refused), showing state of 10:03:11 UTC",
+            "Watching:     12 Services, 14 EndpointSlices; heard within 50s",
+        ];
+        for line in expected {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub enum Event {
     DeleteSlice(ObjectName),
     /// The agent's node is there, new or changed.
     PutNode(Node),
+    /// There is no Node of the agent's name.
+    DeleteNode,
     /// All problems of something that the model knows nothing else of, replacing those before.
     Problems(Subject, Vec<Problem>),
     /// How much of what the source has was delivered so far.

@@ -60,6 +60,7 @@ impl Model {
                 }
                 Event::DeleteSlice(name) => self.remove_slice(&name, &mut touched),
                 Event::PutNode(node) => self.node = Some(node),
+                Event::DeleteNode => self.node = None,
                 Event::Problems(subject, problems) => self.report(subject, problems),
                 Event::Coverage(coverage) => self.coverage = coverage,
             }
@@ -83,6 +84,12 @@ impl Model {
     /// A Service.
     pub fn service(&self, name: &ObjectName) -> Option<&Service> {
         self.services.get(name).map(|service| &**service)
+    }
+
+    /// A slice, if it belongs to a Service.
+    pub fn slice(&self, name: &ObjectName) -> Option<&Slice> {
+        let slices = self.slices.get(self.owners.get(name)?)?;
+        slices.iter().find(|slice| slice.name == *name).map(|slice| &**slice)
     }
 
     /// Names of all Services, sorted.

@@ -115,6 +115,8 @@ pub struct Slice {
     pub headless: bool,
     /// Whether its endpoints carry topology hints, which are not honoured.
     pub hints: bool,
+    /// When what led to its last change happened, in microseconds since 1970, if it says so.
+    pub triggered: Option<i64>,
     /// The ports of all its endpoints.
     pub ports: Vec<SlicePort>,
     /// The endpoints, all of its family.
@@ -169,6 +171,10 @@ pub struct Node {
     pub name: Arc<str>,
     /// Its internal addresses, then its external ones.
     pub addresses: Vec<IpAddr>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// The keys of its taints.
+    pub taints: Vec<Arc<str>>,
 }
 
 /// The family of an address.

@@ -29,6 +29,9 @@ pub(super) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The label of slices that no proxy shall use, whatever its value.
 pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
+/// The annotation that says when what led to the last change of a slice happened.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+
 /// Longest name that fits into the maps.
 const MAX_NAME: usize = 63;
 
@@ -297,12 +300,19 @@ pub fn slice(object: &EndpointSlice, file: Option<&Arc<Path>>) -> Result<Slice, 
         family,
         headless: has_label(metadata, HEADLESS),
         hints: endpoints.iter().any(hints),
+        triggered: triggered(metadata),
         ports: slice_ports(ports.as_deref().unwrap_or_default(), &mut remarks),
         endpoints: family
             .map(|family| slice_endpoints(endpoints, family, &mut remarks))
             .unwrap_or_default(),
         remarks,
     })
+}
+
+/// When what made the controller change the slice happened, in microseconds since 1970.
+fn triggered(metadata: &ObjectMeta) -> Option<i64> {
+    let text = metadata.annotations.as_ref()?.get(TRIGGER_TIME)?;
+    Some(text.parse::<jiff::Timestamp>().ok()?.as_microsecond())
 }
 
 fn slice_ports(objects: &[EndpointPort], remarks: &mut Vec<Remark>) -> Vec<SlicePort> {
@@ -367,8 +377,12 @@ pub fn node(object: &NodeObject) -> Node {
         let kind = addresses.iter().filter(move |address| address.type_ == kind);
         kind.filter_map(|address| address::parse(&address.address).ok())
     };
+    let spec = object.spec.as_ref();
+    let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     Node {
         name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        deleting: object.metadata.deletion_timestamp.is_some(),
+        taints: taints.iter().map(|taint| taint.key.as_str().into()).collect(),
         addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),
     }
 }

@@ -9,12 +9,22 @@ pub mod dir;
 pub mod kube;
 mod manifest;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::{config::SourceConfig, model::Event};
+use crate::{config::SourceConfig, model::Event, telemetry::Telemetry};
 
 /// What a source delivers: batches of events. The source ends when this is dropped.
 pub type Events = mpsc::Receiver<Vec<Event>>;
+
+/// A source that was started.
+pub struct Source {
+    /// What it delivers.
+    pub events: Events,
+    /// How it does. A source that has nothing to say about that never changes it.
+    pub state: watch::Receiver<kube::SourceState>,
+    /// The API server, where that is the source.
+    pub api: Option<kube::Connection>,
+}
 
 /// How many batches wait for the receiver before the source does.
 const BACKLOG: usize = 16;
@@ -35,10 +45,18 @@ pub enum SourceError {
 /// # Errors
 ///
 /// Why it cannot begin at all; what goes wrong later is told as a problem.
-pub fn start(config: &SourceConfig, node_name: &str) -> Result<Events, SourceError> {
-    match config {
-        SourceConfig::Dir(dir) => Ok(dir::follow(dir)?),
-        SourceConfig::Kubeconfig(file) => Ok(kube::follow(kube::client(Some(file))?, node_name)),
-        SourceConfig::InCluster => Ok(kube::follow(kube::client(None)?, node_name)),
-    }
+pub fn start(
+    config: &SourceConfig,
+    node_name: &str,
+    telemetry: &Telemetry,
+) -> Result<Source, SourceError> {
+    let kubeconfig = match config {
+        SourceConfig::Dir(dir) => {
+            let (_never, state) = watch::channel(kube::SourceState::default());
+            return Ok(Source { events: dir::follow(dir)?, state, api: None });
+        }
+        SourceConfig::Kubeconfig(file) => Some(file.as_path()),
+        SourceConfig::InCluster => None,
+    };
+    Ok(kube::follow(kube::Connection::open(kubeconfig)?, node_name, telemetry))
 }

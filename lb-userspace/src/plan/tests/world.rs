@@ -112,6 +112,7 @@ fn slice() -> impl Strategy<Value = Slice> {
         family: Some(if v4 { Family::V4 } else { Family::V6 }),
         headless: false,
         hints: false,
+        triggered: None,
         ports: ports
             .into_iter()
             .map(|(kind, port)| {
