@@ -63,12 +63,14 @@ pub fn wanted(device: &Device, xdp: XdpMode) -> Vec<Wanted> {
         DeviceRole::Other => Vec::new(),
         DeviceRole::Loopback => vec![tc(Direction::Egress, names::LB_LO_OUT)],
         DeviceRole::Workload => {
-            vec![tc(Direction::Ingress, names::LB_POD_IN), tc(Direction::Egress, names::LB_POD_OUT)]
+            // What undoes a translation comes first: a node that already carries traffic would lose
+            // the first answers.
+            vec![tc(Direction::Egress, names::LB_POD_OUT), tc(Direction::Ingress, names::LB_POD_IN)]
         }
         DeviceRole::External => {
             let mut wanted = vec![
-                tc(Direction::Ingress, names::LB_EXT_IN),
                 tc(Direction::Egress, names::LB_EXT_OUT),
+                tc(Direction::Ingress, names::LB_EXT_IN),
             ];
             let flavour = match xdp {
                 XdpMode::Off => None,
@@ -370,9 +372,9 @@ mod tests {
         use DeviceRole::{External, Loopback, Other, Workload};
         assert_eq!(places(Other, true, XdpMode::Native), []);
         assert_eq!(places(Loopback, false, XdpMode::Native), [("tc-out", names::LB_LO_OUT)]);
-        let workload = [("tc-in", names::LB_POD_IN), ("tc-out", names::LB_POD_OUT)];
+        let workload = [("tc-out", names::LB_POD_OUT), ("tc-in", names::LB_POD_IN)];
         assert_eq!(places(Workload, false, XdpMode::Generic), workload);
-        let external = [("tc-in", names::LB_EXT_IN), ("tc-out", names::LB_EXT_OUT)];
+        let external = [("tc-out", names::LB_EXT_OUT), ("tc-in", names::LB_EXT_IN)];
         assert_eq!(places(External, true, XdpMode::Off), external);
     }
 
