@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod devices;
+pub mod foreign;
 pub mod housekeeper;
 pub mod maps;
 pub mod model;

@@ -46,6 +46,9 @@ pub struct Status {
     pub devices: Vec<DeviceStatus>,
     /// The socket programs.
     pub sockets: SocketStatus,
+    /// Other Service proxies on this node.
+    #[serde(default)]
+    pub beside: Vec<String>,
     /// How full each map is.
     pub maps: Vec<MapStatus>,
     /// What is wrong now.

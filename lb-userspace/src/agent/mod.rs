@@ -33,6 +33,7 @@ use crate::{
     config::Config,
     datapath::{Datapath, attach::AttachProblem},
     devices::{NodeState, table::DeviceTable, watch::Watcher},
+    foreign,
     housekeeper::{Lifetimes, Report, Worker},
     maps::kernel::KernelMaps,
     model::{Coverage, Event, Problem},
@@ -78,6 +79,8 @@ struct Agent {
     reconciler: Reconciler<KernelMaps>,
     watcher: Watcher,
     housekeeper: Worker,
+    /// Other Service proxies on this node.
+    beside: foreign::Watch,
     /// What the housekeeper found.
     swept: mpsc::UnboundedReceiver<Report>,
     /// A count of the entries of the maps that is under way.
@@ -363,6 +366,7 @@ impl Agent {
         let attached = report::attached(&links, &self.node.devices, &self.config);
         let coverage = self.reconciler.model().coverage();
         self.status.written = status::now();
+        self.status.beside = self.beside.texts();
         self.status.source.synced = coverage != Coverage::None;
         self.status.source.complete = coverage == Coverage::Full;
         self.status.devices = report::devices(&self.node, &attached, &self.attach_problems);

@@ -20,6 +20,7 @@ use crate::{
         table::{DeviceTable, Generation},
         watch::Watcher,
     },
+    foreign::Watch,
     housekeeper::{Housekeeper, Worker},
     maps::{Maps as _, kernel::KernelMaps, reader::Reader},
     plan::Limits,
@@ -60,6 +61,7 @@ impl Agent {
             workload: config.workload_devices.clone(),
             node_ips: config.node_ips.clone(),
         };
+        let beside = Watch::start().context("looking for other Service proxies")?;
         let mut generation = Generation::open(&maps_dir)?;
         let watcher = Watcher::start(rules, move || {
             if let Err(error) = generation.bump() {
@@ -88,6 +90,7 @@ impl Agent {
             reconciler,
             watcher,
             housekeeper,
+            beside,
             swept,
             usage: None,
             waiting: Waiting::new(telemetry.clone(), Moment::now()),

@@ -66,7 +66,7 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Print everything that is in the maps, sorted.
     Dump(DumpArgs),
-    /// Remove the programs, links and maps of a pin directory, and nothing else.
+    /// Remove the programs, links and maps of a pin directory; or what kube-proxy left on this node.
     Cleanup(CleanupArgs),
 }
 
@@ -126,10 +126,20 @@ pub struct PlanArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     lb cleanup                          stop forwarding, remove what was pinned\n  \
-    lb cleanup --pin-dir /sys/fs/bpf/x  of another agent\n\n\
-    Connections through this node break. An agent that still runs must be stopped first.")]
+    lb cleanup --pin-dir /sys/fs/bpf/x  of another agent\n  \
+    lb cleanup --kube-proxy --dry-run   what kube-proxy left here, and would be removed\n\n\
+    Without --kube-proxy, connections through this node break, and an agent that still runs must be\n\
+    stopped first. With it, nothing of lb's changes: the agent may go on running.")]
 pub struct CleanupArgs {
-    /// Go on even though an agent is running.
+    /// Remove kube-proxy's rules (iptables of both back ends, nftables) in place of what is lb's.
+    #[arg(long)]
+    pub kube_proxy: bool,
+
+    /// Only print what would be removed.
+    #[arg(long, requires = "kube_proxy")]
+    pub dry_run: bool,
+
+    /// Go on even though an agent, or with --kube-proxy a kube-proxy, is running.
     #[arg(long)]
     pub force: bool,
 

@@ -124,6 +124,9 @@ pub fn text(report: &Report, now: u64) -> String {
     if let Some(agent) = &report.agent {
         agent_lines(&mut lines, report, agent, now);
     }
+    for (n, proxy) in report.agent.iter().flat_map(|agent| &agent.beside).enumerate() {
+        lines.add(if n == 0 { "Beside" } else { "" }, proxy);
+    }
     lines.add(
         "Pins",
         &match &report.datapath {
