@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod budget;
 pub mod cluster;
+pub mod kube_proxy;
 pub mod kubernetes;
 pub mod lab;
 pub mod packet;

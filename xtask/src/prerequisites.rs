@@ -18,11 +18,14 @@ struct Program {
     package: &'static str,
 }
 
-const PROGRAMS: [Program; 4] = [
+const PROGRAMS: [Program; 6] = [
     Program { name: "bpftool", package: "bpftool" },
     Program { name: "curl", package: "curl" },
     Program { name: "ethtool", package: "ethtool" },
     Program { name: "ip", package: "iproute2" },
+    // The tests of leaving kube-proxy write its rules with these.
+    Program { name: "iptables-nft", package: "iptables" },
+    Program { name: "nft", package: "nftables" },
 ];
 
 /// Makes sure that the programs are there, installing them if need be.
