@@ -117,6 +117,11 @@ impl Cluster {
         self.plan.pki().join("admin.conf")
     }
 
+    /// Where the API server writes down what the agents ask of it, a JSON object a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.plan.log("audit")
+    }
+
     /// The nodes, `node1` first.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

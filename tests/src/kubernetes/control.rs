@@ -1,8 +1,8 @@
 //! The control plane's processes and their flags.
 
-use std::{ffi::OsString, process::Command};
+use std::{ffi::OsString, fs, path::PathBuf, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     certificates::{Authority, Identity},
@@ -42,6 +42,25 @@ pub(super) fn certify(plan: &Plan, nodes: &[String]) -> Result<()> {
         authority.server(&format!("{node}-serving"), &[node], &ips)?;
     }
     Ok(())
+}
+
+/// What the API server writes down: every request of the agent, by its metadata.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- {level: Metadata, users: ['system:serviceaccount:kube-system:lb']}
+- {level: None}
+";
+
+/// Writes the API server's audit policy.
+pub(super) fn audit(plan: &Plan) -> Result<()> {
+    let path = audit_policy(plan);
+    fs::write(&path, AUDIT).with_context(|| format!("writing {}", path.display()))
+}
+
+fn audit_policy(plan: &Plan) -> PathBuf {
+    plan.state().join("audit-policy.yaml")
 }
 
 /// The command of a component, to be started at the control plane.
@@ -90,6 +109,8 @@ fn api_server(cluster: &Cluster) -> Vec<OsString> {
     flags.push(format!("--advertise-address={address}").into());
     flags.push(format!("--secure-port={}", plan::API_PORT).into());
     flags.push(flag("--service-cluster-ip-range", SERVICE_RANGES));
+    flags.push(flag("--audit-policy-file", audit_policy(cluster.plan())));
+    flags.push(flag("--audit-log-path", cluster.audit_log()));
     for (name, file) in [
         ("--client-ca-file", "ca.crt"),
         ("--tls-cert-file", "apiserver.crt"),

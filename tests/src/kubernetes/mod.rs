@@ -33,3 +33,8 @@ pub use down::down;
 pub use hold::hold;
 pub use node::Node;
 pub use options::{AgentMode, DEFAULT_NAME, MOST_NODES, Options};
+
+/// Names of the clusters that are up, or were left behind.
+pub fn names() -> Vec<String> {
+    plan::Plan::names()
+}

@@ -47,6 +47,7 @@ impl Cluster {
             network::build(&plan, &record, nodes)?;
             let names: Vec<String> = (1..=nodes).map(node_name).collect();
             control::certify(&plan, &names)?;
+            control::audit(&plan)?;
             let executable = executable()?;
             (1..=nodes).try_for_each(|number| node::separate(&plan, &record, &executable, number))
         })?;

@@ -8,9 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_common::Family;
 
 use super::probe::unspecified;
+use crate::lab::Family;
 
 const HEADER: usize = 12;
 const NO_SUCH_NAME: u8 = 3;

@@ -10,12 +10,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use lb_common::Family;
 
 use super::protocol::{
     Bulk, Capture, MonitorKind, MonitorReport, Outcome, Proto, Reply, Request, Share, UdpStyle,
 };
-use crate::lab::Place;
+use crate::lab::{Family, Place};
 
 /// A worker process. One request at a time; monitors and servers go on beside them.
 pub struct Worker {

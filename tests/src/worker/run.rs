@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lb_common::Family;
 
 use super::{
     capture::Recording,
@@ -18,6 +17,7 @@ use super::{
     protocol::{Proto, Reply, Request},
     serve::Server,
 };
+use crate::lab::Family;
 
 #[derive(Default)]
 struct State {
