@@ -3,9 +3,11 @@
 pub mod bench;
 pub mod budget;
 pub mod cluster;
+pub mod image;
 pub mod kube_proxy;
 pub mod kubernetes;
 pub mod lab;
 pub mod packet;
+pub mod pod;
 pub mod vote;
 pub mod worker;

@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod ebpf;
+mod image;
 mod insns;
 mod kubernetes;
 mod lint;
@@ -44,6 +45,8 @@ enum Command {
     Insns(insns::Insns),
     /// Build the programs of a Kubernetes cluster that tests run, and print their directory
     Components(kubernetes::Components),
+    /// Write the agent's container image
+    Image(image::Image),
     /// Measure the programs
     Bench(bench::Bench),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Lint(command) => command.run(),
         Command::Insns(command) => command.run(),
         Command::Components(command) => command.run(),
+        Command::Image(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
     match done {

@@ -47,3 +47,8 @@ pub(crate) fn kubernetes_tools() -> PathBuf {
         None => target().join("kubernetes"),
     }
 }
+
+/// Where the container images of a cluster are: this checkout's own, because the agent is among them.
+pub(crate) fn kubernetes_images() -> PathBuf {
+    target().join("kubernetes/images")
+}

@@ -19,3 +19,4 @@ pub use protocol::{
     Transition, UdpStyle,
 };
 pub use run::run;
+pub(crate) use serve::{Host, Server};

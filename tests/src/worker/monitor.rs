@@ -140,7 +140,10 @@ fn connections(to: SocketAddr, from: Option<SocketAddr>, every: Duration, seen: 
         match one(Proto::Tcp, UdpStyle::Connected, to, from, STALL) {
             Outcome::Answered(answer) => seen.answered(&answer.by, &mut last),
             Outcome::Refused => seen.refused(),
-            other => seen.broken(format!("request {number}: {other}")),
+            other @ (Outcome::Timeout
+            | Outcome::Unreachable
+            | Outcome::Reset
+            | Outcome::Failed(_)) => seen.broken(format!("request {number}: {other}")),
         }
         thread::sleep(every.saturating_sub(begin.elapsed()));
     }

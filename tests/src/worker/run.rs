@@ -15,7 +15,7 @@ use super::{
     monitor::Monitor,
     probe,
     protocol::{Proto, Reply, Request},
-    serve::Server,
+    serve::{Host, Server},
 };
 use crate::lab::Family;
 
@@ -45,7 +45,7 @@ impl State {
     fn answer(&mut self, request: Request) -> Result<Reply> {
         Ok(match request {
             Request::Serve { proto, at, name } => {
-                let server = Server::start(proto, at, &name)
+                let server = Server::start(proto, at, &Host::named(&name))
                     .with_context(|| format!("serving {proto} at {at}"))?;
                 let _ = self.servers.insert((proto, at), server);
                 Reply::Done

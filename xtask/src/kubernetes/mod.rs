@@ -3,8 +3,8 @@
 //! Nothing is downloaded ready-made: each module below `tests/kubernetes/modules` pins one project's
 //! sources by `go.sum`, and Go builds them once into [`workspace::kubernetes_tools`].
 
-mod build;
 mod go;
+mod making;
 mod parts;
 
 use std::path::PathBuf;
@@ -14,12 +14,17 @@ use clap::Args;
 
 pub(crate) use parts::Set;
 
+use crate::{build, image};
+
 /// Options of `cargo xtask components`.
 #[derive(Args)]
 pub(crate) struct Components {
     /// What a kind node image needs besides
     #[arg(long)]
     kind: bool,
+    /// Write the container images of a cluster as well
+    #[arg(long)]
+    images: bool,
 }
 
 impl Components {
@@ -29,19 +34,23 @@ impl Components {
         }
         let bin = components(if self.kind { Set::Kind } else { Set::Cluster })?;
         println!("{}", bin.display());
+        if self.images {
+            let _ = build::objects()?;
+            println!("{}", image::all(&build::programs()?, &bin)?.display());
+        }
         Ok(())
     }
 }
 
 /// Builds what is missing of a set of components and returns the directory that holds them all, by name.
 pub(crate) fn components(set: Set) -> Result<PathBuf> {
-    build::all(set)
+    making::all(set)
 }
 
 /// Why the components cannot be built here, if so.
 pub(crate) fn obstacle() -> Option<String> {
     // Whoever brings all of them needs no Go.
-    if build::is_complete(Set::Cluster) {
+    if making::is_complete(Set::Cluster) {
         None
     } else {
         go::find().err().map(|error| error.to_string())
