@@ -3,16 +3,28 @@
 //! Pure: host name and environment are parameters. Every error names the flag, the value that was
 //! given and what is allowed.
 
+mod check;
+pub mod proxy;
+pub mod watch;
+
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::ValueEnum;
 use serde::{Serialize, Serializer};
 
-use crate::{cli::args::RunArgs, nodeport::Selector};
+pub use self::check::{absolute, node_name, nodeport_addresses};
+use self::proxy::{Remark, Settings};
+use crate::{
+    cli::args::{RunArgs, Verbosity},
+    housekeeper::Lifetimes,
+    nodeport::Selector,
+};
 
 /// XDP on external devices.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
@@ -71,19 +83,40 @@ pub enum LogFormat {
 pub enum SourceConfig {
     /// YAML files in a directory.
     Dir(PathBuf),
-    /// The cluster that a kubeconfig names.
-    Kubeconfig(PathBuf),
-    /// The cluster that this pod runs in.
-    InCluster,
+    /// A cluster's API server.
+    Cluster(ClusterConfig),
+}
+
+/// How to reach a cluster.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ClusterConfig {
+    /// The file that names it; the pod's service account where there is none.
+    pub kubeconfig: Option<PathBuf>,
+    /// URL of the API server, instead of the one that is named there.
+    pub server: Option<String>,
 }
 
 impl fmt::Display for SourceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dir(dir) => write!(f, "directory {}", dir.display()),
-            Self::Kubeconfig(file) => write!(f, "cluster of {}", file.display()),
-            Self::InCluster => f.write_str("cluster of this pod"),
+            Self::Cluster(ClusterConfig { kubeconfig, server }) => {
+                match kubeconfig {
+                    Some(file) => write!(f, "cluster of {}", file.display())?,
+                    None => f.write_str("cluster of this pod")?,
+                }
+                match server {
+                    Some(server) => write!(f, " at {server}"),
+                    None => Ok(()),
+                }
+            }
         }
+    }
+}
+
+impl Serialize for SourceConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -98,12 +131,6 @@ pub struct Capacity {
     pub frontends: u32,
     /// Backends, both families together.
     pub backends: u32,
-}
-
-impl Serialize for SourceConfig {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
 }
 
 /// Everything that `lb run` was told, checked.
@@ -136,6 +163,11 @@ pub struct Config {
     pub snat_count: u16,
     /// Sizes of the maps.
     pub capacity: Capacity,
+    /// How long flows may be idle.
+    pub lifetimes: Lifetimes,
+    /// Half of the time that a change may wait before the node is unhealthy.
+    #[serde(serialize_with = "seconds")]
+    pub sync_period: Duration,
     /// Where maps and links are pinned.
     pub pin_dir: PathBuf,
     /// Where the status file is.
@@ -146,12 +178,41 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether an address that cannot be served ends the agent.
     pub bind_address_hard_fail: bool,
+    /// How ready the kernel is to kill the agent when memory is short, from -1000 to 1000.
+    pub oom_score_adj: i32,
     /// Load the programs that log every packet.
     pub trace: bool,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// How much is logged.
     pub verbosity: u8,
+    /// What is to be done with all this.
+    #[serde(skip)]
+    pub task: Task,
+    /// What the operator should know about the settings.
+    #[serde(skip)]
+    pub remarks: Vec<Remark>,
+    /// The configuration in the form of kube-proxy's file.
+    #[serde(skip)]
+    pub proxy: serde_json::Value,
+}
+
+/// What `lb run` is to do.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Task {
+    /// Be the agent.
+    #[default]
+    Run,
+    /// Only check the configuration.
+    InitOnly,
+    /// Write the configuration to this file.
+    WriteConfig(PathBuf),
+    /// Remove what was pinned.
+    Cleanup,
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 /// What the configuration takes from the machine rather than from flags.
@@ -163,41 +224,49 @@ pub struct Surroundings {
     pub in_cluster: bool,
 }
 
-/// A flag with a value that cannot be used.
+/// A flag or field with a value that cannot be used.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{flag} {value:?}: {problem}; allowed: {allowed}")]
 pub struct ConfigError {
-    /// The flag, with its dashes.
-    pub flag: &'static str,
+    /// The flag, with its dashes, or the field of the configuration file.
+    pub flag: Cow<'static, str>,
     /// The value as given.
     pub value: String,
     /// What is wrong with it.
     pub problem: String,
     /// What would be right.
-    pub allowed: &'static str,
+    pub allowed: Cow<'static, str>,
 }
 
 impl Config {
-    /// Validates the flags of `lb run`.
+    /// Validates the flags of `lb run`, and the text of the file that `--config` names.
     ///
     /// # Errors
     ///
-    /// The first flag whose value cannot be used.
+    /// The first setting whose value cannot be used.
     pub fn new(
         args: RunArgs,
         pin_dir: PathBuf,
         state_dir: PathBuf,
         around: &Surroundings,
+        file: Option<&str>,
     ) -> Result<Self, ConfigError> {
-        let source = source(args.source, args.kubeconfig, around)?;
-        let (snat_first, snat_count) = snat_ports(&args.snat_ports)?;
-        Ok(Self {
-            source,
-            node_name: node_name(args.node_name, around)?,
-            node_ips: node_ips(&args.node_ip)?,
-            nodeport_addresses: nodeport_addresses(&args.nodeport_addresses)?,
-            external_devices: globs("--external-devices", args.external_devices)?,
-            workload_devices: globs("--workload-devices", args.workload_devices)?,
+        let path = args.config.clone().unwrap_or_default();
+        let file = file.map(|text| proxy::File { path: &path, text });
+        let mut settings = Settings::read(&shared_flags(&args), file)?;
+        let remarks = std::mem::take(&mut settings.remarks);
+        let nodeport_addresses = nodeport_selectors(&settings)?;
+        let (snat_first, snat_count) = check::snat_ports(&args.snat_ports)?;
+        let mut config = Self {
+            source: check::source(args.source, &settings, around)?,
+            node_name: node_name(
+                args.node_name.as_deref().or_else(|| settings.text("hostnameOverride")),
+                around,
+            )?,
+            node_ips: check::node_ips(&args.node_ip, settings.text("bindAddress"))?,
+            nodeport_addresses,
+            external_devices: check::globs("--external-devices", args.external_devices)?,
+            workload_devices: workload_devices(args.workload_devices, &settings)?,
             xdp: args.xdp,
             tc: args.tc,
             socket_lb: args.socket_lb,
@@ -205,200 +274,153 @@ impl Config {
             snat_first,
             snat_count,
             capacity: Capacity {
-                flows: entries("--max-flows", args.max_flows)?,
-                services: entries("--max-services", args.max_services)?,
-                frontends: entries("--max-frontends", args.max_frontends)?,
-                backends: entries("--max-backends", args.max_backends)?,
+                flows: check::entries("--max-flows", args.max_flows)?,
+                services: check::entries("--max-services", args.max_services)?,
+                frontends: check::entries("--max-frontends", args.max_frontends)?,
+                backends: check::entries("--max-backends", args.max_backends)?,
             },
+            lifetimes: lifetimes(&settings)?,
+            sync_period: settings.sync_period(),
             pin_dir: absolute("--pin-dir", pin_dir)?,
             state_dir: absolute("--state-dir", state_dir)?,
-            healthz: served("--healthz-bind-address", &args.healthz_bind_address)?,
-            metrics: served("--metrics-bind-address", &args.metrics_bind_address)?,
-            bind_address_hard_fail: args.bind_address_hard_fail,
+            healthz: check::served("healthzBindAddress", &settings)?,
+            metrics: check::served("metricsBindAddress", &settings)?,
+            bind_address_hard_fail: settings.switch("bindAddressHardFail").unwrap_or(false),
+            oom_score_adj: oom_score_adj(&settings),
             trace: args.trace,
-            log_format: args.log_format,
-            verbosity: args.verbose,
-        })
+            log_format: args.log_format.unwrap_or_else(|| log_format(&settings)),
+            verbosity: verbosity(&args.verbose, &settings),
+            task: task(&settings),
+            remarks,
+            proxy: settings.document(),
+        };
+        config.remark_node_ports(settings.words("nodePortAddresses").is_empty());
+        Ok(config)
     }
-}
 
-impl Config {
-    /// All of it as JSON, as it is in effect.
-    pub fn document(&self) -> String {
-        // Strings, numbers and lists of them: this cannot fail.
-        serde_json::to_string(&serde_json::json!({ "lb": self })).unwrap_or_default()
-    }
-}
-
-/// Most entries that a map may be asked for: 16 Mi, some GiB of kernel memory.
-const MAX_ENTRIES: u32 = 1 << 24;
-
-fn source(
-    dir: Option<PathBuf>,
-    kubeconfig: Option<PathBuf>,
-    around: &Surroundings,
-) -> Result<SourceConfig, ConfigError> {
-    let allowed =
-        "one of --source DIR, --kubeconfig FILE, or neither in a pod with a service account";
-    match (dir, kubeconfig) {
-        (Some(dir), None) => Ok(SourceConfig::Dir(dir)),
-        (None, Some(file)) => Ok(SourceConfig::Kubeconfig(file)),
-        (None, None) if around.in_cluster => Ok(SourceConfig::InCluster),
-        (None, None) => Err(ConfigError {
-            flag: "--source",
-            value: String::new(),
-            problem: "nothing says where Services come from".into(),
-            allowed,
-        }),
-        (Some(dir), Some(_)) => Err(ConfigError {
-            flag: "--source",
-            value: dir.display().to_string(),
-            problem: "given together with --kubeconfig".into(),
-            allowed,
-        }),
-    }
-}
-
-/// The name of this node: as given, or the host name in lower case, as the kubelet does it.
-///
-/// # Errors
-///
-/// An empty name or one with characters that no node name has.
-pub fn node_name(given: Option<String>, around: &Surroundings) -> Result<String, ConfigError> {
-    let name = given.unwrap_or_else(|| around.hostname.to_lowercase());
-    let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if name.is_empty() || name.len() > 253 || !name.chars().all(valid) {
-        return Err(ConfigError {
-            flag: "--node-name",
-            problem: "not a node name".into(),
-            value: name,
-            allowed: "up to 253 of a-z, 0-9, '-' and '.'",
+    /// What kube-proxy says about the addresses of NodePorts.
+    fn remark_node_ports(&mut self, unset: bool) {
+        if unset {
+            self.remarks.push(Remark::Note(
+                "nodePortAddresses is not set: NodePorts are served on all local addresses; \
+                 `primary` restricts them to those of the node"
+                    .into(),
+            ));
+        }
+        let mut families = self.nodeport_addresses.iter().map(|selector| match selector {
+            Selector::Cidr { net, .. } => Some(net.is_ipv4()),
+            Selector::All | Selector::Primary | Selector::Localhost | Selector::NoLocalhost => None,
         });
-    }
-    Ok(name)
-}
-
-fn node_ips(given: &[String]) -> Result<Vec<IpAddr>, ConfigError> {
-    let allowed =
-        "at most one IPv4 and one IPv6 address of this node, e.g. 192.0.2.10,2001:db8::10";
-    let error = |value: &str, problem: &str| ConfigError {
-        flag: "--node-ip",
-        value: value.into(),
-        problem: problem.into(),
-        allowed,
-    };
-    let mut ips: Vec<IpAddr> = Vec::new();
-    for text in given.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
-        let ip: IpAddr = text.parse().map_err(|_parse| error(text, "not an IP address"))?;
-        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-            return Err(error(text, "not an address that others can reach"));
+        if let Some(Some(v4)) = families.next()
+            && families.all(|family| family == Some(v4) || family.is_none())
+            && !self.nodeport_addresses.iter().any(Selector::is_of_both_families)
+        {
+            let missing = if v4 { "IPv6" } else { "IPv4" };
+            self.remarks.push(Remark::Warning(format!(
+                "nodePortAddresses has no network of {missing}: NodePorts are not served there"
+            )));
         }
-        if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
-            return Err(error(text, "a second address of the same family"));
+    }
+
+    /// All of it as JSON, as it is in effect: in kube-proxy's form, and in our own.
+    pub fn document(&self) -> String {
+        let document = serde_json::json!({ "kubeproxy.config.k8s.io": self.proxy, "lb": self });
+        // Strings, numbers and lists of them: this cannot fail.
+        serde_json::to_string(&document).unwrap_or_default()
+    }
+}
+
+/// The flags that `lb run` and kube-proxy both have, beside those that only kube-proxy has.
+fn shared_flags(args: &RunArgs) -> proxy::Flags {
+    let mut flags = args.proxy.given.clone();
+    let mut add = |name: &'static str, value: Option<String>| {
+        flags.extend(value.map(|value| (name, vec![value])));
+    };
+    add("kubeconfig", args.kubeconfig.as_ref().map(|file| file.display().to_string()));
+    add("healthz-bind-address", args.healthz_bind_address.clone());
+    add("metrics-bind-address", args.metrics_bind_address.clone());
+    add("bind-address-hard-fail", args.bind_address_hard_fail.map(|fail| fail.to_string()));
+    let level = args.verbose.iter().rev().find_map(|verbosity| match verbosity {
+        Verbosity::Level(level) => Some(level.to_string()),
+        Verbosity::More(_) => None,
+    });
+    add("v", level);
+    if !args.nodeport_addresses.is_empty() {
+        flags.push(("nodeport-addresses", args.nodeport_addresses.clone()));
+    }
+    flags
+}
+
+fn nodeport_selectors(settings: &Settings) -> Result<Vec<Selector>, ConfigError> {
+    let mut selectors = nodeport_addresses(&settings.words("nodePortAddresses"))?;
+    if selectors.is_empty() {
+        selectors.push(Selector::All);
+    }
+    if settings.switch("iptables.localhostNodePorts") == Some(false) {
+        selectors.push(Selector::NoLocalhost);
+    }
+    Ok(selectors)
+}
+
+fn workload_devices(given: Vec<String>, settings: &Settings) -> Result<Vec<String>, ConfigError> {
+    let given = check::globs("--workload-devices", given)?;
+    let by_prefix = settings.text("detectLocalMode") == Some("InterfaceNamePrefix");
+    match settings.text("detectLocal.interfaceNamePrefix") {
+        Some(prefix) if by_prefix && given.is_empty() => {
+            check::globs("detectLocal.interfaceNamePrefix", vec![format!("{prefix}*")])
         }
-        ips.push(ip);
-    }
-    Ok(ips)
-}
-
-/// Which local addresses serve NodePorts.
-///
-/// # Errors
-///
-/// A word that is neither a keyword nor a CIDR.
-pub fn nodeport_addresses(given: &[String]) -> Result<Vec<Selector>, ConfigError> {
-    given
-        .iter()
-        .map(|text| text.trim())
-        .filter(|text| !text.is_empty())
-        .map(|text| {
-            text.parse().map_err(|problem: crate::nodeport::SelectorError| ConfigError {
-                flag: "--nodeport-addresses",
-                value: text.into(),
-                problem: problem.to_string(),
-                allowed: "`all`, `primary`, `localhost`, or CIDRs like 192.0.2.0/24,2001:db8::/64",
-            })
-        })
-        .collect()
-}
-
-fn globs(flag: &'static str, given: Vec<String>) -> Result<Vec<String>, ConfigError> {
-    let valid = |c: char| c.is_ascii_graphic() && c != '/';
-    let given: Vec<_> = given.into_iter().filter(|glob| !glob.is_empty()).collect();
-    match given.iter().find(|glob| glob.len() > 15 || !glob.chars().all(valid)) {
-        Some(glob) => Err(ConfigError {
-            flag,
-            value: glob.clone(),
-            problem: "no device can have such a name".into(),
-            allowed: "device names of up to 15 characters, `*` for any text, `?` for one character",
-        }),
-        None => Ok(given),
+        _ => Ok(given),
     }
 }
 
-fn snat_ports(text: &str) -> Result<(u16, u16), ConfigError> {
-    let error = |problem: &str| ConfigError {
-        flag: "--snat-ports",
-        value: text.into(),
-        problem: problem.into(),
-        allowed: "FIRST-LAST with 1024 <= FIRST < LAST <= 65535 and at least 64 ports",
-    };
-    let (first, last) = text.split_once('-').ok_or_else(|| error("not a range"))?;
-    let port = |text: &str| {
-        text.trim().parse::<u16>().map_err(|_parse| error(&format!("{text:?} is not a port")))
-    };
-    let (first, last) = (port(first)?, port(last)?);
-    if first < 1024 {
-        return Err(error("begins among the well-known ports"));
-    }
-    match last.checked_sub(first) {
-        Some(more) if more >= 63 => Ok((first, more + 1)),
-        Some(_) => Err(error("too few ports")),
-        None => Err(error("ends before it begins")),
-    }
-}
-
-fn entries(flag: &'static str, n: u32) -> Result<u32, ConfigError> {
-    if (64..=MAX_ENTRIES).contains(&n) {
-        return Ok(n);
-    }
-    Err(ConfigError {
-        flag,
-        value: n.to_string(),
-        problem: "out of range".into(),
-        allowed: "64 to 16777216",
+fn lifetimes(settings: &Settings) -> Result<Lifetimes, ConfigError> {
+    let usual = Lifetimes::DEFAULT;
+    let seconds = |key: &'static str, usual: u32| check::lifetime(key, settings.time(key), usual);
+    Ok(Lifetimes {
+        established: seconds("conntrack.tcpEstablishedTimeout", usual.established)?,
+        half_closed: seconds("conntrack.tcpCloseWaitTimeout", usual.half_closed)?,
+        udp_unreplied: seconds("conntrack.udpTimeout", usual.udp_unreplied)?,
+        udp_replied: seconds("conntrack.udpStreamTimeout", usual.udp_replied)?,
+        ..usual
     })
 }
 
-/// A path of which every process means the same file.
-///
-/// # Errors
-///
-/// A relative path.
-pub fn absolute(flag: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
-    if path.is_absolute() {
-        return Ok(path);
-    }
-    Err(ConfigError {
-        flag,
-        value: path.display().to_string(),
-        problem: "not an absolute path".into(),
-        allowed: "a path that begins with '/'",
-    })
+fn oom_score_adj(settings: &Settings) -> i32 {
+    // The table holds the bounds, which fit.
+    settings.number("oomScoreAdj").and_then(|score| i32::try_from(score).ok()).unwrap_or(-999)
 }
 
-/// Where something is served; `None` when nowhere.
-fn served(flag: &'static str, text: &str) -> Result<Option<SocketAddr>, ConfigError> {
-    if text.is_empty() || text == "off" {
-        return Ok(None);
+fn log_format(settings: &Settings) -> LogFormat {
+    match settings.text("logging.format") {
+        Some("json") => LogFormat::Json,
+        _ => LogFormat::Text,
     }
-    let at: SocketAddr = text.parse().map_err(|_parse| ConfigError {
-        flag,
-        value: text.into(),
-        problem: "not an address with a port".into(),
-        allowed: "ADDR:PORT like 127.0.0.1:10249 or [::1]:10249, port 0 or `off` for none",
-    })?;
-    Ok((at.port() != 0).then_some(at))
+}
+
+/// Our own scale: by `-v` and `-vv`, or by Kubernetes' numbers, of which 2 is what everybody runs.
+fn verbosity(given: &[Verbosity], settings: &Settings) -> u8 {
+    let more: u8 = given.iter().fold(0, |sum, verbosity| match verbosity {
+        Verbosity::More(more) => sum.saturating_add(*more),
+        Verbosity::Level(_) => sum,
+    });
+    let level = match settings.number("logging.verbosity") {
+        None | Some(..=3) => 0,
+        Some(4 | 5) => 1,
+        Some(_) => 2,
+    };
+    more.max(level)
+}
+
+fn task(settings: &Settings) -> Task {
+    if settings.switch("cleanup") == Some(true) {
+        Task::Cleanup
+    } else if let Some(file) = settings.text("write-config-to") {
+        Task::WriteConfig(file.into())
+    } else if settings.switch("init-only") == Some(true) {
+        Task::InitOnly
+    } else {
+        Task::Run
+    }
 }
 
 #[cfg(test)]

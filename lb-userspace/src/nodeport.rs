@@ -15,6 +15,8 @@ pub enum Selector {
     Primary,
     /// Loopback addresses.
     Localhost,
+    /// No loopback address, whatever the other words say.
+    NoLocalhost,
     /// Local addresses in this network.
     Cidr {
         /// Network address.
@@ -43,6 +45,7 @@ impl FromStr for Selector {
             "all" => return Ok(Self::All),
             "primary" => return Ok(Self::Primary),
             "localhost" => return Ok(Self::Localhost),
+            "no-localhost" => return Ok(Self::NoLocalhost),
             _ => {}
         }
         let (net, len) = text.split_once('/').ok_or(SelectorError::Unknown)?;
@@ -67,6 +70,7 @@ impl fmt::Display for Selector {
             Self::All => f.write_str("all"),
             Self::Primary => f.write_str("primary"),
             Self::Localhost => f.write_str("localhost"),
+            Self::NoLocalhost => f.write_str("no-localhost"),
             Self::Cidr { net, len } => write!(f, "{net}/{len}"),
         }
     }
@@ -88,17 +92,24 @@ pub fn select<'a>(
         .filter(|ip| !ip.is_loopback())
         .chain(loopback)
         .filter(|ip| usable(*ip))
+        .filter(|ip| !(ip.is_loopback() && selectors.contains(&Selector::NoLocalhost)))
         .filter(|ip| selectors.iter().any(|selector| selector.matches(*ip, primary)))
         .collect();
     chosen.into_iter().collect()
 }
 
 impl Selector {
+    /// Whether it can take addresses of either family.
+    pub fn is_of_both_families(&self) -> bool {
+        matches!(self, Self::All | Self::Primary | Self::Localhost)
+    }
+
     fn matches(self, ip: IpAddr, primary: &[IpAddr]) -> bool {
         match self {
             Self::All => true,
             Self::Primary => primary.contains(&ip),
             Self::Localhost => ip.is_loopback(),
+            Self::NoLocalhost => false,
             Self::Cidr { net, len } => {
                 net.is_ipv4() == ip.is_ipv4() && prefix(net, len) == prefix(ip, len)
             }
@@ -165,6 +176,12 @@ mod tests {
     #[test]
     fn localhost_takes_both_loopback_addresses() {
         check("localhost", &["127.0.0.1", "::1"]);
+    }
+
+    #[test]
+    fn loopback_addresses_can_be_taken_out() {
+        check("all,no-localhost", &["10.244.0.1", "192.0.2.10", "2001:db8::10"]);
+        check("127.0.0.0/8,::/0,no-localhost", &["2001:db8::10"]);
     }
 
     #[test]

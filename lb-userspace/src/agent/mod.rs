@@ -30,11 +30,11 @@ use tracing::{debug, error, info, warn};
 pub use self::reconcile::{Pass, Reconciler};
 use self::waiting::Waiting;
 use crate::{
-    config::Config,
+    config::{Config, watch::Watch},
     datapath::{Datapath, attach::AttachProblem},
     devices::{NodeState, table::DeviceTable, watch::Watcher},
     foreign,
-    housekeeper::{Lifetimes, Report, Worker},
+    housekeeper::{Report, Worker},
     maps::kernel::KernelMaps,
     model::{Coverage, Event, Problem},
     nodeport,
@@ -52,21 +52,19 @@ const TICK: Duration = Duration::from_secs(10);
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// Writes in a batch after which the parsed objects behind them were many.
 const MANY: u64 = 10_000;
-/// How long flows may be idle.
-const LIFETIMES: Lifetimes = Lifetimes::DEFAULT;
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT, or until its configuration file changes.
 ///
 /// # Errors
 ///
 /// When the datapath cannot be started: one sentence that says what is missing and what to do.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, file: Option<Watch>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(async { Agent::start(config)?.serve().await });
+    let result = runtime.block_on(async { Agent::start(config)?.serve(file).await });
     // Whatever runs in the background only reads, or removes what is over: it is not waited for.
     runtime.shutdown_background();
     result
@@ -107,7 +105,7 @@ struct Agent {
 
 impl Agent {
     /// Follows all changes until told to stop.
-    async fn serve(mut self) -> anyhow::Result<()> {
+    async fn serve(mut self, mut file: Option<Watch>) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let source::Source { mut events, state: mut health, api: _ } =
@@ -146,6 +144,10 @@ impl Agent {
                 }
                 _ = tick.tick() => self.tick(),
                 Some(failure) = self.unservable.recv() => return Err(failure.into()),
+                Some(Some(())) = OptionFuture::from(file.as_mut().map(|file| file.changed.recv())) => {
+                    info!("ending, so that the next start reads the configuration that changed");
+                    break;
+                }
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
             }

@@ -2,16 +2,13 @@
 //!
 //! Nothing is attached here but what an earlier agent already served.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Instant};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Agent, LIFETIMES, Reconciler, Waiting, trace};
+use super::{Agent, Reconciler, Waiting, trace};
 use crate::{
     config::Config,
     datapath::{Datapath, object::Object, options::Options},
@@ -30,9 +27,6 @@ use crate::{
         listen::{self, BindFailure, Server},
     },
 };
-
-/// Half of the time that a change may wait before the node is unhealthy.
-const SYNC_PERIOD: Duration = Duration::from_secs(30);
 
 impl Agent {
     /// Takes over what is pinned; attaches nothing yet.
@@ -71,12 +65,12 @@ impl Agent {
         .context("watching the devices")?;
         let (sweeps, swept) = mpsc::unbounded_channel();
         let housekeeper = Worker::start(
-            Housekeeper::open(&maps_dir, LIFETIMES)?,
+            Housekeeper::open(&maps_dir, config.lifetimes)?,
             // Nobody listens while the agent stops.
             move |report| drop(sweeps.send(report)),
         )
         .context("starting the housekeeper")?;
-        let telemetry = Telemetry::new(SYNC_PERIOD);
+        let telemetry = Telemetry::new(config.sync_period);
         if adopted {
             telemetry.adopted();
         }
@@ -151,8 +145,8 @@ fn options(config: &Config) -> Options {
         cgroup_root: config.cgroup_root.clone(),
         snat_first: config.snat_first,
         snat_count: config.snat_count,
-        udp_unreplied: LIFETIMES.udp_unreplied,
-        udp_replied: LIFETIMES.udp_replied,
+        udp_unreplied: config.lifetimes.udp_unreplied,
+        udp_replied: config.lifetimes.udp_replied,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing is decided here. [`crate::config`] turns the raw values of `lb run` into a validated
 //! configuration; the other commands use theirs directly.
 
+mod proxy;
 mod run;
 mod show;
 
@@ -11,7 +12,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::{
-    run::RunArgs,
+    proxy::ProxyFlags,
+    run::{RunArgs, Verbosity},
     show::{
         BackendsArgs, DumpArgs, FamilyArg, FlowsArgs, ServicesArgs, ServicesCommand, StatusArgs,
     },
@@ -53,6 +55,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent of this node: watch Services, keep the maps and programs up to date.
+    #[command(version)]
     Run(Box<RunArgs>),
     /// Print what would be written to bring the maps to what the files say; write nothing.
     Plan(PlanArgs),
@@ -123,7 +126,7 @@ pub struct PlanArgs {
 }
 
 /// Flags of `lb cleanup`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 #[command(after_help = "Examples:\n  \
     lb cleanup                          stop forwarding, remove what was pinned\n  \
     lb cleanup --pin-dir /sys/fs/bpf/x  of another agent\n  \

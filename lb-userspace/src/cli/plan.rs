@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub(super) fn plan(args: &PlanArgs, pin_dir: &Path) -> anyhow::Result<ExitCode> {
-    let _name = config::node_name(args.node_name.clone(), &surroundings())?;
+    let _name = config::node_name(args.node_name.as_deref(), &surroundings())?;
     let selectors = config::nodeport_addresses(&args.nodeport_addresses)?;
     let contents = if args.empty { Contents::default() } else { pinned(pin_dir)? };
     let mut model = Model::new();

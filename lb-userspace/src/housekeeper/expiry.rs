@@ -1,11 +1,13 @@
 //! When a flow is over. Pure: time and lifetimes are parameters.
 
 use lb_common::{Address, FlowValue, Seen, proto};
+use serde::Serialize;
 
 use crate::clock::Jiffies;
 
 /// How long flows may be idle, in seconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Lifetimes {
     /// TCP, not yet answered or not yet acknowledged by the client.
     pub half_open: u32,

@@ -50,13 +50,13 @@ pub fn start(
     node_name: &str,
     telemetry: &Telemetry,
 ) -> Result<Source, SourceError> {
-    let kubeconfig = match config {
+    match config {
         SourceConfig::Dir(dir) => {
             let (_never, state) = watch::channel(kube::SourceState::default());
-            return Ok(Source { events: dir::follow(dir)?, state, api: None });
+            Ok(Source { events: dir::follow(dir)?, state, api: None })
         }
-        SourceConfig::Kubeconfig(file) => Some(file.as_path()),
-        SourceConfig::InCluster => None,
-    };
-    Ok(kube::follow(kube::Connection::open(kubeconfig)?, node_name, telemetry))
+        SourceConfig::Cluster(cluster) => {
+            Ok(kube::follow(kube::Connection::open(cluster)?, node_name, telemetry))
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::proxy::ProxyFlags;
 use crate::config::{LogFormat, SocketLb, TcMode, XdpMode};
 
 /// Flags of `lb run`, as typed.
@@ -11,13 +12,19 @@ use crate::config::{LogFormat, SocketLb, TcMode, XdpMode};
 #[command(after_help = "Examples:\n  \
     lb run --source /etc/lb/services\n  \
     lb run --kubeconfig ~/.kube/config --node-name worker-1\n  \
-    lb run --source DIR --external-devices 'eth*' --xdp off --trace\n\n\
+    lb run --source DIR --external-devices 'eth*' --xdp off --trace\n  \
+    lb run --config /var/lib/kube-proxy/config.conf --hostname-override worker-1\n\n\
+    kube-proxy's own flags are accepted too; --help lists them.\n\
     The source is one of --source, --kubeconfig, or, in a pod with a service account, the cluster.\n\
     Stop it with Ctrl-C or SIGTERM: the datapath stays and goes on forwarding. `lb cleanup` removes it.")]
 pub struct RunArgs {
     /// Read Services, EndpointSlices and Nodes as YAML from this directory, and watch it.
     #[arg(long, env = "LB_SOURCE", value_name = "DIR", help_heading = "Source")]
     pub source: Option<PathBuf>,
+
+    /// Configuration of kube-proxy (KubeProxyConfiguration); our own flags go before it.
+    #[arg(long, env = "LB_CONFIG", value_name = "FILE", help_heading = "Source")]
+    pub config: Option<PathBuf>,
 
     /// Watch the cluster that this file names.
     #[arg(long, env = "LB_KUBECONFIG", value_name = "FILE", help_heading = "Source")]
@@ -37,13 +44,12 @@ pub struct RunArgs {
     )]
     pub node_ip: Vec<String>,
 
-    /// Local addresses that serve NodePorts: `all`, `primary`, `localhost` or CIDRs.
+    /// Local addresses that serve NodePorts: `all`, `primary`, `localhost`, CIDRs, `no-localhost` [default: all].
     #[arg(
         long,
         env = "LB_NODEPORT_ADDRESSES",
         value_name = "LIST",
         value_delimiter = ',',
-        default_value = "all",
         help_heading = "Node"
     )]
     pub nodeport_addresses: Vec<String>,
@@ -155,46 +161,85 @@ pub struct RunArgs {
     )]
     pub max_backends: u32,
 
-    /// Where to serve /healthz and /livez for load balancers and probes; `off` for nowhere.
+    /// Where to serve /healthz and /livez for load balancers and probes; `off` for nowhere [default: 0.0.0.0:10256].
     #[arg(
         long,
         env = "LB_HEALTHZ_BIND_ADDRESS",
         value_name = "ADDR:PORT",
-        default_value = "0.0.0.0:10256",
         help_heading = "Logs and metrics"
     )]
-    pub healthz_bind_address: String,
+    pub healthz_bind_address: Option<String>,
 
     /// End, and say so at the Node, when an address cannot be served, rather than trying on.
-    #[arg(long, env = "LB_BIND_ADDRESS_HARD_FAIL", help_heading = "Logs and metrics")]
-    pub bind_address_hard_fail: bool,
+    #[arg(
+        long,
+        env = "LB_BIND_ADDRESS_HARD_FAIL",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Logs and metrics"
+    )]
+    pub bind_address_hard_fail: Option<bool>,
 
-    /// Where to serve /metrics; `off` for nowhere.
+    /// Where to serve /metrics; `off` for nowhere [default: 127.0.0.1:10249].
     #[arg(
         long,
         env = "LB_METRICS_BIND_ADDRESS",
         value_name = "ADDR:PORT",
-        default_value = "127.0.0.1:10249",
         help_heading = "Logs and metrics"
     )]
-    pub metrics_bind_address: String,
+    pub metrics_bind_address: Option<String>,
 
     /// Load the programs that log every packet, and forward their lines to the log.
     #[arg(long, env = "LB_TRACE", help_heading = "Logs and metrics")]
     pub trace: bool,
 
-    /// How to write log lines.
+    /// How to write log lines [default: text].
     #[arg(
         long,
         env = "LB_LOG_FORMAT",
         value_enum,
-        default_value_t,
         value_name = "FORMAT",
         help_heading = "Logs and metrics"
     )]
-    pub log_format: LogFormat,
+    pub log_format: Option<LogFormat>,
 
-    /// More log: -v each write, -vv each event. RUST_LOG overrules.
-    #[arg(short, long, action = ArgAction::Count, help_heading = "Logs and metrics")]
-    pub verbose: u8,
+    /// More log: -v each write, -vv each event; -v=N counts as Kubernetes does. RUST_LOG overrules.
+    #[arg(
+        short,
+        long,
+        visible_alias = "v",
+        action = ArgAction::Append,
+        value_name = "N",
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_parser = Verbosity::parse,
+        help_heading = "Logs and metrics"
+    )]
+    pub verbose: Vec<Verbosity>,
+
+    /// What kube-proxy has and lb has not.
+    #[command(flatten)]
+    pub proxy: ProxyFlags,
+}
+
+/// How much is to be logged, as typed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verbosity {
+    /// So many steps more than usual: `-v`, `-vv`.
+    More(u8),
+    /// On Kubernetes' scale: `-v=2`, `--v=2`, `-v 2`.
+    Level(u32),
+}
+
+impl Verbosity {
+    /// Reads what stands behind `-v`: nothing, more of the same letter, or a number.
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.chars().all(|c| c == 'v') {
+            return Ok(Self::More(u8::try_from(text.len() + 1).unwrap_or(u8::MAX)));
+        }
+        let number = text.parse().map_err(|_parse| "allowed: -v, -vv, or a number".to_owned())?;
+        Ok(Self::Level(number))
+    }
 }

@@ -4,13 +4,12 @@
 //! word is noticed by TCP within half a minute, one that hangs by the time that an answer takes.
 
 use std::{
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use futures::FutureExt as _;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, Uri, header, uri::InvalidUri};
 use http_body_util::BodyExt as _;
 use hyper_util::{
     client::legacy::{Client as HttpClient, connect::HttpConnector},
@@ -26,7 +25,10 @@ use tokio::time::timeout;
 use tower::{BoxError, ServiceBuilder};
 
 use super::trouble::{Class, Trouble};
-use crate::telemetry::{self as api, Telemetry};
+use crate::{
+    config::ClusterConfig,
+    telemetry::{self as api, Telemetry},
+};
 
 /// How long a TCP connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -52,6 +54,9 @@ pub enum KubeError {
     /// The kubeconfig wants a proxy.
     #[error("kubeconfig {0}: proxy-url is not supported; name an API server that can be reached")]
     Proxy(String),
+    /// The address of the API server that was given is none.
+    #[error("--master {0}: not a URL like https://192.0.2.1:6443")]
+    Server(String, #[source] InvalidUri),
     /// This pod has no usable service account.
     #[error("the service account of this pod cannot be used")]
     InCluster(#[from] kube::config::InClusterError),
@@ -67,7 +72,7 @@ pub struct Connection {
 }
 
 struct Inner {
-    kubeconfig: Option<PathBuf>,
+    cluster: ClusterConfig,
     server: String,
     client: Mutex<(Client, Instant)>,
     telemetry: Option<Telemetry>,
@@ -84,10 +89,10 @@ impl Connection {
     /// # Errors
     ///
     /// Why the configuration cannot be used. Whether the API answers shows later.
-    pub fn open(kubeconfig: Option<&Path>) -> Result<Self, KubeError> {
-        let (client, server) = client(kubeconfig)?;
+    pub fn open(cluster: &ClusterConfig) -> Result<Self, KubeError> {
+        let (client, server) = client(cluster)?;
         let inner = Inner {
-            kubeconfig: kubeconfig.map(Path::to_owned),
+            cluster: cluster.clone(),
             server,
             client: Mutex::new((client, Instant::now())),
             telemetry: None,
@@ -97,9 +102,9 @@ impl Connection {
 
     /// The same connection, whose requests are counted.
     pub(super) fn counted(&self, telemetry: Telemetry) -> Self {
-        let Inner { kubeconfig, server, .. } = &*self.inner;
+        let Inner { cluster, server, .. } = &*self.inner;
         let inner = Inner {
-            kubeconfig: kubeconfig.clone(),
+            cluster: cluster.clone(),
             server: server.clone(),
             client: Mutex::new(self.lock().clone()),
             telemetry: Some(telemetry),
@@ -126,7 +131,7 @@ impl Connection {
             return;
         }
         let inner = Arc::clone(&self.inner);
-        let read = move || client(inner.kubeconfig.as_deref());
+        let read = move || client(&inner.cluster);
         match tokio::task::spawn_blocking(read).await {
             Ok(Ok((client, _server))) => *self.lock() = (client, Instant::now()),
             Ok(Err(error)) => tracing::debug!(%error, "credentials cannot be read anew"),
@@ -241,8 +246,11 @@ async fn refusal(status: StatusCode, body: Body) -> Trouble {
     Trouble::of_status(status.as_u16(), &said.message)
 }
 
-fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), KubeError> {
-    let config = config(kubeconfig)?;
+fn client(cluster: &ClusterConfig) -> Result<(Client, String), KubeError> {
+    let mut config = config(cluster)?;
+    if let Some(server) = &cluster.server {
+        config.cluster_url = url(server)?;
+    }
     let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -262,8 +270,21 @@ fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), KubeError> {
     Ok((Client::new(service, "default"), server))
 }
 
-fn config(kubeconfig: Option<&Path>) -> Result<Config, KubeError> {
-    let Some(path) = kubeconfig else { return Ok(Config::incluster()?) };
+fn url(server: &str) -> Result<Uri, KubeError> {
+    let with_scheme =
+        if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    with_scheme.parse().map_err(|error| KubeError::Server(server.to_owned(), error))
+}
+
+fn config(cluster: &ClusterConfig) -> Result<Config, KubeError> {
+    let path = match (&cluster.kubeconfig, &cluster.server) {
+        (Some(path), _) => path,
+        (None, None) => return Ok(Config::incluster()?),
+        // Outside of a pod, an API server that asks for no credentials.
+        (None, Some(server)) => {
+            return Config::incluster().or_else(|_no_pod| url(server).map(Config::new));
+        }
+    };
     let name = path.display().to_string();
     let explain = |error| KubeError::Kubeconfig(name.clone(), error);
     let kubeconfig = Kubeconfig::read_from(path).map_err(explain)?;

@@ -76,7 +76,11 @@ impl Rig {
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         });
         std::fs::write(&file, config.to_string()).expect("written");
-        let connection = Connection::open(Some(&file)).expect("a good kubeconfig");
+        let connection = Connection::open(&crate::config::ClusterConfig {
+            kubeconfig: Some(file),
+            server: None,
+        })
+        .expect("a good kubeconfig");
         let source = follow(connection, "n1", &Telemetry::new(Duration::from_secs(30)));
         Self { source, model: Model::new(), batches: Vec::new(), _dir: dir }
     }
