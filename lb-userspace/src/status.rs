@@ -217,6 +217,9 @@ pub struct Counters {
     pub bad_objects: u64,
     /// Flow entries that were removed by age.
     pub flows_expired: u64,
+    /// How often something that others removed or changed was put back.
+    #[serde(default)]
+    pub healed: u64,
 }
 
 impl Status {

@@ -35,7 +35,7 @@ use crate::{
     devices::{NodeState, table::DeviceTable, watch::Watcher},
     foreign,
     housekeeper::{Report, Worker},
-    maps::kernel::KernelMaps,
+    maps::{Contents, Maps as _, MapsError, kernel::KernelMaps},
     model::{Coverage, Event, Problem},
     nodeport,
     plan::NodeAddresses,
@@ -48,6 +48,8 @@ use crate::{
 const COALESCE: Duration = Duration::from_millis(2);
 /// How often what could not be attached is tried again, and the status file renewed.
 const TICK: Duration = Duration::from_secs(10);
+/// How often the maps are compared with what was written to them.
+const COMPARE: Duration = Duration::from_secs(25);
 /// Shortest time between two status files.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// Writes in a batch after which the parsed objects behind them were many.
@@ -83,6 +85,10 @@ struct Agent {
     swept: mpsc::UnboundedReceiver<Report>,
     /// A count of the entries of the maps that is under way.
     usage: Option<JoinHandle<Vec<MapStatus>>>,
+    /// A reading of the maps that is under way, and how often they had been written when it began.
+    looking: Option<JoinHandle<(u64, Result<Contents, MapsError>)>>,
+    /// When the maps were compared with what was written.
+    compared: Option<Instant>,
     devices: DeviceTable,
     telemetry: Telemetry,
     /// Addresses that the agent must serve and cannot.
@@ -141,6 +147,14 @@ impl Agent {
                     self.usage = None;
                     self.status.maps = maps.unwrap_or_default();
                     self.stale = true;
+                }
+                Some(look) = OptionFuture::from(self.looking.as_mut()) => {
+                    self.looking = None;
+                    match look {
+                        Ok((written, Ok(contents))) => self.looked_at_maps(written, &contents),
+                        Ok((_, Err(error))) => error!(%error, "the maps cannot be read"),
+                        Err(error) => error!(%error, "the maps were not read"),
+                    }
                 }
                 _ = tick.tick() => self.tick(),
                 Some(failure) = self.unservable.recv() => return Err(failure.into()),
@@ -341,10 +355,54 @@ impl Agent {
             let count = move || crate::cli::usage(&pin_dir).unwrap_or_default();
             self.usage = Some(tokio::task::spawn_blocking(count));
         }
-        if !self.attach_problems.is_empty() {
+        let missing = match self.datapath.heal() {
+            Ok(missing) => missing,
+            Err(error) => {
+                error!(%error, "what was removed cannot be put back");
+                Vec::new()
+            }
+        };
+        if !missing.is_empty() {
+            self.status.counters.healed += 1;
+            warn!(?missing, "somebody removed what is ours: putting it back");
+        }
+        if self.attached && !(missing.is_empty() && self.attach_problems.is_empty()) {
             self.attach();
         }
+        self.look_at_maps();
         self.stale = true;
+    }
+
+    /// Begins to read the maps, to compare them with what was written.
+    fn look_at_maps(&mut self) {
+        let due = self.compared.is_none_or(|then| then.elapsed() >= COMPARE);
+        if !due || self.looking.is_some() || !self.reconciler.settled() {
+            return;
+        }
+        let written = self.reconciler.written();
+        let maps = match self.datapath.maps() {
+            Ok(maps) => maps,
+            Err(error) => {
+                error!(%error, "the maps cannot be compared with what was written");
+                return;
+            }
+        };
+        let read = move || (written, maps.contents());
+        self.looking = Some(tokio::task::spawn_blocking(read));
+    }
+
+    /// Compares what is in the maps with what was written to them.
+    fn looked_at_maps(&mut self, written: u64, contents: &Contents) {
+        // What was written meanwhile is seen in part at best: then the next look counts.
+        if written != self.reconciler.written() {
+            return;
+        }
+        self.compared = Some(Instant::now());
+        let differences = self.reconciler.compare(contents, Instant::now());
+        if !differences.is_empty() {
+            self.status.counters.healed += 1;
+            warn!(entries = ?differences, "somebody changed the maps: repairing them");
+        }
     }
 
     /// When there is something to do although nothing happened.

@@ -25,6 +25,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// The model, the planner and the maps, together.
 #[derive(Debug)]
 pub struct Reconciler<M> {
+    limits: Limits,
+    node: NodeAddresses,
     model: Model,
     planner: Planner,
     maps: Counted<M>,
@@ -60,10 +62,15 @@ impl Pass {
 impl<M: Maps> Reconciler<M> {
     /// Takes over maps that hold `contents`.
     pub fn adopt(maps: M, contents: &Contents, limits: Limits, now: Instant) -> Self {
+        let planner = Planner::adopt(contents, limits, now);
+        let mut model = Model::new();
+        model.adopt(planner.holders());
         Self {
-            model: Model::new(),
-            planner: Planner::adopt(contents, limits, now),
-            maps: Counted { maps, written: Written::default() },
+            limits,
+            node: NodeAddresses::default(),
+            model,
+            planner,
+            maps: Counted { maps, written: Written::default(), batches: 0 },
             pause: PAUSE.0,
             retry: None,
             node_known: false,
@@ -81,8 +88,31 @@ impl<M: Maps> Reconciler<M> {
 
     /// Takes in which addresses the node has.
     pub fn node(&mut self, node: NodeAddresses) {
-        self.planner.set_node(node);
+        self.planner.set_node(node.clone());
+        self.node = node;
         self.node_known = true;
+    }
+
+    /// How often the maps were written to: contents that were read before and after the same number
+    /// of writes can be [compared](Self::compare).
+    pub fn written(&self) -> u64 {
+        self.maps.batches
+    }
+
+    /// Compares the maps with what was written to them. Where somebody else changed something, the
+    /// maps are taken over anew as at a start, so that the next pass repairs them; returns how many
+    /// entries of each map are concerned.
+    pub fn compare(&mut self, contents: &Contents, now: Instant) -> BTreeMap<&'static str, usize> {
+        let differences = self.planner.differences(contents);
+        if !differences.is_empty() {
+            self.planner = Planner::adopt(contents, self.limits, now);
+            self.planner.set_node(self.node.clone());
+            self.planner.mark(self.model.service_names());
+            if self.model.coverage() == Coverage::Full {
+                self.planner.prune();
+            }
+        }
+        differences
     }
 
     /// Backends that left before `instant`, whose ids may be used again once no flow names them.
@@ -148,6 +178,8 @@ impl<M: Maps> Reconciler<M> {
 struct Counted<M> {
     maps: M,
     written: Written,
+    /// How often something was written.
+    batches: u64,
 }
 
 /// What was written since somebody asked.
@@ -165,6 +197,7 @@ impl<M: Maps> Maps for Counted<M> {
     fn apply(&mut self, ops: &[Op]) -> Result<(), ApplyError> {
         let begin = Instant::now();
         let result = self.maps.apply(ops);
+        self.batches += 1;
         self.written.applying += begin.elapsed();
         let applied = result.as_ref().map_or_else(|error| error.applied, |()| ops.len());
         for op in ops.iter().take(applied) {
@@ -251,6 +284,95 @@ mod tests {
         reconciler.events([Event::Coverage(Coverage::Full)]);
         let pass = reconciler.pass(now).unwrap();
         assert_eq!(pass.ops["delete-frontend"], 2, "{pass:?}");
+    }
+
+    /// SYNC-6: whatever somebody does to the entries, the next comparison finds and repairs it.
+    #[test]
+    fn what_others_did_to_the_maps_is_found_and_repaired() {
+        let now = Instant::now();
+        let mut reconciler = reconciler(Contents::default(), now);
+        reconciler.events([service("vote", 10), service("shop", 11)]);
+        reconciler.events([Event::Coverage(Coverage::Full)]);
+        assert!(reconciler.pass(now).unwrap().error.is_none());
+        let good = reconciler.maps.contents().unwrap();
+        assert!(reconciler.compare(&good, now).is_empty(), "nobody did anything");
+        assert!(reconciler.pass(now).is_none());
+        type Damage = fn(&mut Contents);
+        let damages: [(&str, Damage); 5] = [
+            ("frontends", |contents| {
+                let _first = contents.frontends.pop_first();
+            }),
+            ("frontends", |contents| {
+                let (frontend, value) = contents.frontends.first_key_value().unwrap();
+                let foreign = crate::plan::Frontend { port: 99, ..*frontend };
+                let value = *value;
+                let _none = contents.frontends.insert(foreign, value);
+            }),
+            ("LB_SERVICES", |contents| {
+                let _last = contents.services.pop_last();
+            }),
+            ("LB_VIP_FILTER", |contents| contents.filter.clear()),
+            ("LB_VIP_FILTER", |contents| {
+                let _before = contents.filter.insert(3, 7);
+            }),
+        ];
+        for (map, damage) in damages {
+            let mut contents = good.clone();
+            damage(&mut contents);
+            reconciler.maps.maps =
+                FaultyMaps::new(MemoryMaps::holding(contents.clone(), Limits::default()));
+            let found = reconciler.compare(&contents, now);
+            assert!(found.contains_key(map), "{map}: {found:?}");
+            assert!(reconciler.pass(now).unwrap().error.is_none());
+            let repaired = reconciler.maps.contents().unwrap();
+            let frontends =
+                |contents: &Contents| -> Vec<_> { contents.frontends.keys().copied().collect() };
+            assert_eq!(frontends(&repaired), frontends(&good), "{map}");
+            assert_eq!(repaired.filter, good.filter, "{map}");
+            assert_eq!(repaired.services.len(), good.services.len(), "{map}");
+        }
+    }
+
+    /// SVC-15: the Service that has a VIP or a node port keeps it against one that is not older,
+    /// also when the agent starts anew.
+    #[test]
+    fn what_a_service_has_it_keeps() {
+        let now = Instant::now();
+        let claims_both = |name: &str| {
+            let Event::PutService(service) = service(name, 10) else { panic!("it is one") };
+            let mut service = Service::clone(&service);
+            service.ports[0].node_port = Some(30000);
+            Event::PutService(service.into())
+        };
+        let start = |contents| {
+            let mut reconciler = reconciler(contents, now);
+            let node_port = [std::net::IpAddr::from([192, 0, 2, 1])].into();
+            reconciler.node(NodeAddresses { node_port, ..NodeAddresses::default() });
+            reconciler
+        };
+        let mut reconciler = start(Contents::default());
+        reconciler.events([claims_both("zoo"), Event::Coverage(Coverage::Full)]);
+        assert!(reconciler.pass(now).unwrap().error.is_none());
+        let before = reconciler.maps.contents().unwrap();
+        let holder = |reconciler: &Reconciler<Memory>, name| {
+            let name = ObjectName::new("default", name);
+            let ports = crate::model::Desired::desired(reconciler.model(), &name).ports;
+            ports.iter().all(|port| port.vip.is_some() && port.node_port.is_some())
+        };
+        reconciler.events([claims_both("ape")]);
+        assert!(holder(&reconciler, "zoo") && !holder(&reconciler, "ape"));
+        // The holder is changed otherwise, and changes nothing of this.
+        reconciler.events([claims_both("zoo"), claims_both("ape")]);
+        assert!(holder(&reconciler, "zoo") && !holder(&reconciler, "ape"));
+        // A new agent sees both at once, and what is in the maps.
+        let mut next = start(before);
+        next.events([claims_both("ape"), claims_both("zoo"), Event::Coverage(Coverage::Full)]);
+        assert!(holder(&next, "zoo") && !holder(&next, "ape"));
+        next.events([Event::DeleteService(ObjectName::new("default", "zoo"))]);
+        assert!(holder(&next, "ape"));
+        // And now that one has it.
+        next.events([claims_both("zoo")]);
+        assert!(holder(&next, "ape") && !holder(&next, "zoo"));
     }
 
     #[test]

@@ -87,6 +87,8 @@ impl Agent {
             beside,
             swept,
             usage: None,
+            looking: None,
+            compared: None,
             waiting: Waiting::new(telemetry.clone(), Moment::now()),
             telemetry,
             unservable,

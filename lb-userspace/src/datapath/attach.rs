@@ -116,6 +116,8 @@ pub struct Attachments {
     xdp: XdpMode,
     /// By pin name: the device's index and the program.
     done: BTreeMap<String, (u32, &'static str)>,
+    /// Those of them that the device cannot have, and does without.
+    without: BTreeSet<String>,
 }
 
 /// The pins of the socket programs are named like those of a device of this name.
@@ -124,7 +126,7 @@ pub const CGROUP: &str = "cgroup";
 impl Attachments {
     /// Nothing attached by this process yet.
     pub fn new(links: Links, tc: TcMode, xdp: XdpMode) -> Self {
-        Self { links, tc, xdp, done: BTreeMap::new() }
+        Self { links, tc, xdp, done: BTreeMap::new(), without: BTreeSet::new() }
     }
 
     /// Brings the programs of all devices to what their roles ask for.
@@ -153,12 +155,14 @@ impl Attachments {
                             adopted = outcome == Outcome::Adopted,
                             "program attached"
                         );
+                        let _before = self.without.remove(&pin);
                         let _before = self.done.insert(pin, (device.ifindex, wanted.program));
                     }
                     Err(error) if wanted.optional => {
                         let reason = error.source.to_string();
                         tracing::info!(device = device.name, reason, "no XDP here, tc serves it");
                         // Not tried again until the device is made anew.
+                        let _new = self.without.insert(pin.clone());
                         let _before = self.done.insert(pin, (device.ifindex, wanted.program));
                     }
                     Err(error) => {
@@ -209,6 +213,45 @@ impl Attachments {
                 self.filter(programs, device, direction, wanted.program, pin)
             }
         }
+    }
+
+    /// Forgets what this process attached and is not there any more, because somebody removed its
+    /// pin or detached it, so that it is attached again; returns what that is.
+    pub fn forget_missing(&mut self) -> Vec<String> {
+        let missing = |pin: &str, ifindex: u32| match links::open(&self.links.dir().join(pin)) {
+            Ok(Pinned::Link(_, info)) => info.target != ifindex,
+            // The mark of a filter; the filter itself is not looked for.
+            Ok(Pinned::Filter) => false,
+            Err(_) => true,
+        };
+        let lost: Vec<String> = self
+            .done
+            .iter()
+            .filter(|(pin, (ifindex, _))| !self.without.contains(*pin) && missing(pin, *ifindex))
+            .map(|(pin, _)| pin.clone())
+            .collect();
+        for pin in &lost {
+            let _before = self.done.remove(pin);
+        }
+        lost
+    }
+
+    /// Which of the socket programs do not run at the cgroup `root`.
+    ///
+    /// # Errors
+    ///
+    /// When the cgroup cannot be looked at.
+    pub fn missing_at(&self, root: &Path) -> io::Result<Vec<String>> {
+        let id = fs::metadata(root)?.st_ino();
+        let pins = names::CGROUP_PROGRAMS
+            .map(|name| pin_name(CGROUP, name.strip_prefix("lb_").unwrap_or(name)));
+        let there = |pin: &String| match links::open(&self.links.dir().join(pin)) {
+            Ok(Pinned::Link(_, info)) => {
+                u64::from(info.target) | u64::from(info.target_high) << 32 == id
+            }
+            Ok(Pinned::Filter) | Err(_) => false,
+        };
+        Ok(pins.into_iter().filter(|pin| !there(pin)).collect())
     }
 
     /// Attaches by TCX, after which a filter that an earlier agent left is in the way.
@@ -296,6 +339,7 @@ impl Attachments {
     /// Detaches what no device wants any more.
     fn prune(&mut self, kept: &BTreeSet<String>, problems: &mut Vec<AttachProblem>) {
         self.done.retain(|pin, _| kept.contains(pin));
+        self.without.retain(|pin| kept.contains(pin));
         let pins = match self.links.pins() {
             Ok(pins) => pins,
             Err(source) => {

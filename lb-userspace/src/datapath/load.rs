@@ -210,6 +210,25 @@ impl Programs {
         program.try_into().expect("tc programs are classifiers")
     }
 
+    /// Pins the maps anew whose pins are missing in `dir`; returns their names.
+    ///
+    /// # Errors
+    ///
+    /// When a map cannot be pinned.
+    pub fn repin(&self, dir: &std::path::Path) -> io::Result<Vec<String>> {
+        let mut missing = Vec::new();
+        for name in names::MAPS {
+            let path = dir.join(name);
+            if path.try_exists()? {
+                continue;
+            }
+            let Some(map) = self.ebpf.map(name) else { continue };
+            map.pin(&path).map_err(io::Error::other)?;
+            missing.push(name.to_owned());
+        }
+        Ok(missing)
+    }
+
     /// The loaded object, for the log of the trace programs.
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf

@@ -177,6 +177,26 @@ impl Datapath {
         problems
     }
 
+    /// Puts back what somebody took away: pins of maps are made anew, and what was detached is
+    /// attached by the next call of [`attach`](Self::attach). Returns what was missing.
+    ///
+    /// # Errors
+    ///
+    /// The pin directory cannot be made again, or a map cannot be pinned.
+    pub fn heal(&mut self) -> io::Result<Vec<String>> {
+        self.paths.create()?;
+        let mut missing = self.programs.repin(&self.paths.maps())?;
+        missing.extend(self.attachments.forget_missing());
+        if self.cgroup_done
+            && let Some(root) = &self.cgroup_root
+        {
+            let lost = self.attachments.missing_at(root)?;
+            self.cgroup_done = lost.is_empty();
+            missing.extend(lost);
+        }
+        Ok(missing)
+    }
+
     fn retire_other_versions(&mut self) {
         for (version, dir) in self.other_versions.drain(..) {
             let mut report = cleanup::Report::default();

@@ -21,7 +21,7 @@ pub(super) fn service(service: &Service, slices: &[Arc<Slice>], claims: &Claims)
             && *holder != service.name
         {
             let _new = lost.insert(format!(
-                "{claim} belongs to Service {holder}, which is older or comes first: not programmed"
+                "{claim} belongs to Service {holder}, which is older or had it first: not programmed"
             ));
         }
     });

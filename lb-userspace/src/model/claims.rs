@@ -1,11 +1,13 @@
 //! Claims: which Service holds a VIP's port or a node port.
 //!
 //! Invariant: of several Services that want the same, the oldest holds it; of those equally old, or
-//! of unknown age, the first by namespace and name. Arrival order does not matter, and the next one
-//! takes over when the holder goes.
+//! of unknown age, the one that holds it already, here or in the maps that an earlier agent left;
+//! and else the first by namespace and name. Within a batch the order does not matter, and the next
+//! one takes over when the holder goes.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -17,7 +19,7 @@ use super::object::{ObjectName, ProtoName, Service, family};
 
 /// Something that only one Service can have.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(super) enum Claim {
+pub enum Claim {
     /// A port of a VIP.
     Vip {
         /// The VIP.
@@ -58,6 +60,14 @@ pub(super) struct Claims {
     holders: HashMap<Claim, Arc<Service>>,
     /// All claimants, where there are several; the first is the holder.
     contested: HashMap<Claim, Vec<Arc<Service>>>,
+    /// Who held what is contested before this batch.
+    incumbents: HashMap<Claim, ObjectName>,
+    /// What an earlier agent programmed, until everything that exists is known.
+    adopted: HashMap<Claim, ObjectName>,
+    /// Claims that nobody had before this batch.
+    fresh: HashSet<Claim>,
+    /// Contested claims to be settled at the end of this batch.
+    unsettled: HashSet<Claim>,
 }
 
 impl Claims {
@@ -74,24 +84,101 @@ impl Claims {
         new: Option<&Arc<Service>>,
         touched: &mut BTreeSet<ObjectName>,
     ) {
+        // What it claims before and after, equally old, it never gave up.
+        let claims = |service: Option<&Arc<Service>>| {
+            let mut claims = HashSet::new();
+            if let Some(service) = service {
+                of(service, |claim| {
+                    let _new = claims.insert(claim);
+                });
+            }
+            claims
+        };
+        let kept: HashSet<Claim> = match (old, new) {
+            (Some(before), Some(after)) if before.created == after.created => {
+                claims(old).intersection(&claims(new)).copied().collect()
+            }
+            _ => HashSet::new(),
+        };
         if let Some(old) = old {
-            of(old, |claim| self.withdraw(claim, old, touched));
+            of(old, |claim| {
+                if !kept.contains(&claim) {
+                    self.withdraw(claim, old, touched);
+                }
+            });
         }
         if let Some(new) = new {
-            of(new, |claim| self.enter(claim, new, touched));
+            of(new, |claim| match kept.contains(&claim) {
+                true => self.renew(claim, new),
+                false => self.enter(claim, new, touched),
+            });
         }
     }
 
+    /// Says who holds what in the maps of an earlier agent.
+    pub(super) fn adopt(&mut self, holders: impl IntoIterator<Item = (Claim, ObjectName)>) {
+        self.adopted.extend(holders);
+    }
+
+    /// Ends a batch: who holds something now keeps it against those who are equally old.
+    pub(super) fn settle(&mut self, complete: bool) {
+        self.fresh.clear();
+        for claim in std::mem::take(&mut self.unsettled) {
+            let _before = match self.contested.get_mut(&claim) {
+                Some(claimants) => {
+                    let holder = claimants[0].name.clone();
+                    claimants.sort_by(|a, b| {
+                        let key =
+                            |s: &Service| (created(s), Reverse(s.name == holder), s.name.clone());
+                        key(a).cmp(&key(b))
+                    });
+                    self.incumbents.insert(claim, holder)
+                }
+                None => self.incumbents.remove(&claim),
+            };
+        }
+        if complete {
+            self.adopted = HashMap::new();
+        }
+    }
+
+    /// The Service changed otherwise.
+    fn renew(&mut self, claim: Claim, service: &Arc<Service>) {
+        let holder = self.holders.get_mut(&claim);
+        let claimants = self.contested.get_mut(&claim);
+        let all = holder.into_iter().chain(claimants.into_iter().flatten());
+        all.filter(|other| other.name == service.name).for_each(|other| *other = service.clone());
+    }
+
+    /// Whether a Service had this before others of its age came.
+    fn is_incumbent(&self, claim: &Claim, name: &ObjectName) -> bool {
+        self.incumbents.get(claim).or_else(|| self.adopted.get(claim)) == Some(name)
+    }
+
     fn enter(&mut self, claim: Claim, service: &Arc<Service>, touched: &mut BTreeSet<ObjectName>) {
-        let Some(holder) = self.holders.get_mut(&claim) else {
+        let Some(holder) = self.holders.get(&claim) else {
             let _none = self.holders.insert(claim, service.clone());
+            let _new = self.fresh.insert(claim);
             return;
         };
-        let claimants = self.contested.entry(claim).or_insert_with(|| vec![holder.clone()]);
-        let place = claimants.partition_point(|other| precedence(other) < precedence(service));
-        claimants.insert(place, service.clone());
-        *holder = claimants[0].clone();
+        let mut claimants = self.contested.remove(&claim).unwrap_or_default();
+        if claimants.is_empty() {
+            if !self.fresh.contains(&claim) {
+                let _none = self.incumbents.insert(claim, holder.name.clone());
+            }
+            claimants.push(holder.clone());
+        }
+        claimants.push(service.clone());
+        claimants.sort_by(|a, b| {
+            let key = |s: &Service| {
+                (created(s), Reverse(self.is_incumbent(&claim, &s.name)), s.name.clone())
+            };
+            key(a).cmp(&key(b))
+        });
         touched.extend(claimants.iter().map(|claimant| claimant.name.clone()));
+        let _before = self.holders.insert(claim, claimants[0].clone());
+        let _none = self.contested.insert(claim, claimants);
+        let _new = self.unsettled.insert(claim);
     }
 
     fn withdraw(
@@ -112,11 +199,12 @@ impl Claims {
         if claimants.len() <= 1 {
             let _claimants = self.contested.remove(&claim);
         }
+        let _new = self.unsettled.insert(claim);
     }
 }
 
-fn precedence(service: &Service) -> (i64, &ObjectName) {
-    (service.created.unwrap_or(i64::MAX), &service.name)
+fn created(service: &Service) -> i64 {
+    service.created.unwrap_or(i64::MAX)
 }
 
 /// Calls `each` with every claim of a Service.

@@ -16,7 +16,8 @@ use std::{
     sync::Arc,
 };
 
-use claims::{Claim, Claims};
+pub use claims::Claim;
+use claims::Claims;
 pub use desired::{Desired, DesiredBackend, DesiredPort, DesiredService};
 pub use event::{Coverage, Event};
 use lb_common::Family;
@@ -47,6 +48,12 @@ impl Model {
         Self::default()
     }
 
+    /// Says which Service has which VIP's port and which node port in the maps of an earlier agent:
+    /// it keeps them against Services that are not older. Call it before the first events.
+    pub fn adopt(&mut self, holders: impl IntoIterator<Item = (Claim, ObjectName)>) {
+        self.claims.adopt(holders);
+    }
+
     /// Takes in a batch of events; returns the Services for which something may have changed.
     pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) -> BTreeSet<ObjectName> {
         let mut touched = BTreeSet::new();
@@ -65,6 +72,7 @@ impl Model {
                 Event::Coverage(coverage) => self.coverage = coverage,
             }
         }
+        self.claims.settle(self.coverage == Coverage::Full);
         for name in &touched {
             self.check(name);
         }

@@ -6,6 +6,7 @@
 mod actual;
 mod adopt;
 mod build;
+mod compare;
 mod draft;
 mod ids;
 mod limits;

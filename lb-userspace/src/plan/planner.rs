@@ -9,16 +9,18 @@ use std::{
     time::Instant,
 };
 
+use lb_common::FrontendKind;
+
 use super::{
     actual::{Actual, object_name},
     build::{Build, Reserved},
     draft::Drafts,
     limits::{self, Full, Limits},
-    op::{BackendId, Frontend, Op},
+    op::{BackendId, Frontend, Op, ServiceId},
 };
 use crate::{
     maps::{ApplyError, Contents, Maps},
-    model::{Desired, ObjectName, Problem, Remark, Subject},
+    model::{Claim, Desired, ObjectName, Problem, Remark, Subject, family},
 };
 
 /// The addresses of this node, as far as they matter here.
@@ -315,6 +317,27 @@ impl Planner {
         for (base, len) in reserved.ranges.iter().filter(|(base, _)| !ranges.contains_key(base)) {
             free_slots.put_back(*base, *len);
         }
+    }
+
+    /// What the Services in the maps hold, as of now.
+    pub fn holders(&self) -> Vec<(Claim, ObjectName)> {
+        let held = self.actual.frontends.iter().filter(|(frontend, _)| !frontend.is_marker());
+        let holders = held.filter_map(|(frontend, value)| {
+            let entry = self.actual.services.get(&ServiceId(value.service))?;
+            let Frontend { addr, port, proto } = *frontend;
+            let claim = match value.kind == FrontendKind::NodePort as u8 {
+                true => Claim::NodePort { family: family(addr), port, proto },
+                false => Claim::Vip { addr, port, proto },
+            };
+            Some((claim, object_name(&entry.info)))
+        });
+        holders.collect()
+    }
+
+    /// In how many entries of each map these contents are not what was written.
+    pub fn differences(&self, contents: &Contents) -> BTreeMap<&'static str, usize> {
+        let counts = self.actual.differences(contents);
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
     /// What does not fit, and what another Service's VIP hides.

@@ -1,6 +1,7 @@
 //! The datapath's life in a real kernel: load, pin, attach, restart, upgrade, leave.
 
 mod devices;
+mod heal;
 mod housekeeper;
 mod maps;
 mod node;

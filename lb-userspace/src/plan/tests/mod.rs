@@ -32,7 +32,9 @@ impl<M: Maps> Rig<M> {
         let contents = maps.contents().expect("memory can be read");
         let mut planner = Planner::adopt(&contents, limits, now);
         planner.set_node(node());
-        Self { model: Model::new(), planner, maps, now }
+        let mut model = Model::new();
+        model.adopt(planner.holders());
+        Self { model, planner, maps, now }
     }
 
     /// Takes in events and executes until nothing is left to do.
