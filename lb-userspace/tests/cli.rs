@@ -216,3 +216,53 @@ fn a_user_without_privilege_is_told_what_is_missing() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("CAP_BPF") && stderr.contains("run lb as root"), "{stderr}");
 }
+
+/// §1.22: `--init-only`, `--write-config-to`, `--version`, and start-up lines of §1.23.
+#[test]
+fn runs_that_end_at_once_say_what_they_go_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.conf");
+    let written = dir.path().join("written.conf");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+        clientConnection: {kubeconfig: /nowhere}\nmode: iptables\nspare: 1\n";
+    fs::write(&file, text).unwrap();
+    let config = format!("--config={}", file.display());
+    let Output { status, stdout, stderr } =
+        run(&["run", &config, "--hostname-override=Worker-1", "--init-only"]);
+    let stderr = self::text(&stderr);
+    assert!(status.success() && stdout.is_empty(), "{stderr}");
+    for says in [
+        "node=\"worker-1\"",
+        "mode=\"ebpf\"",
+        &format!("config=\"{}\"", file.display()),
+        "unknown field \"spare\"",
+        "mode \"iptables\" changes nothing",
+    ] {
+        assert!(stderr.contains(says), "no {says:?} in {stderr}");
+    }
+    let to = format!("--write-config-to={}", written.display());
+    assert!(run(&["run", &config, &to]).status.success());
+    let text = fs::read_to_string(&written).unwrap();
+    assert!(text.contains("mode: iptables\n") && text.contains("oomScoreAdj: -999\n"), "{text}");
+    let config = format!("--config={}", written.display());
+    assert!(run(&["run", &config, "--init-only"]).status.success());
+    let version = run(&["run", "--version"]);
+    assert!(self::text(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+    let missing = dir.path().join("missing");
+    let Output { status, stderr, .. } = run(&["run", "--config", missing.to_str().unwrap()]);
+    assert_eq!(status.code(), Some(1));
+    assert!(self::text(&stderr).contains("reading --config"), "{}", self::text(&stderr));
+}
+
+/// The flags of kube-proxy do not stand in the way of ours.
+#[test]
+fn kube_proxys_flags_have_a_heading_of_their_own_at_the_end_of_the_long_help() {
+    let heading = "kube-proxy's flags";
+    let short = run(&["run", "-h"]);
+    assert!(!text(&short.stdout).contains(heading));
+    let long = run(&["run", "--help"]);
+    let (ours, theirs) = text(&long.stdout).split_once(heading).unwrap();
+    assert!(ours.contains("--config <FILE>") && !ours.contains("--cluster-cidr"));
+    assert!(theirs.contains("--cluster-cidr") && !theirs.contains("[env: LB_"));
+    check_usage(&["run", "--source", "/x", "--masquerade-all"], "not supported");
+}

@@ -171,3 +171,37 @@ fn the_table_is_consistent() {
         assert!(*treatment != Treatment::Refused || *kind == Kind::Bool, "{key}");
     }
 }
+
+/// Every flag of kube-proxy on Linux.
+const FLAGS: &str = "bind-address bind-address-hard-fail cleanup cluster-cidr config \
+    config-sync-period conntrack-max-per-core conntrack-min conntrack-tcp-be-liberal \
+    conntrack-tcp-timeout-close-wait conntrack-tcp-timeout-established conntrack-udp-timeout \
+    conntrack-udp-timeout-stream detect-local-mode feature-gates healthz-bind-address \
+    healthz-port hostname-override init-only iptables-localhost-nodeports \
+    iptables-masquerade-bit iptables-min-sync-period iptables-sync-period ipvs-exclude-cidrs \
+    ipvs-min-sync-period ipvs-scheduler ipvs-strict-arp ipvs-sync-period ipvs-tcp-timeout \
+    ipvs-tcpfin-timeout ipvs-udp-timeout kube-api-burst kube-api-content-type kube-api-qps \
+    kubeconfig log-flush-frequency log-json-info-buffer-size log-json-split-stream \
+    log-text-info-buffer-size log-text-split-stream logging-format masquerade-all master \
+    metrics-bind-address metrics-port nodeport-addresses oom-score-adj pod-bridge-interface \
+    pod-interface-name-prefix profiling proxy-mode proxy-port-range \
+    show-hidden-metrics-for-version v version vmodule write-config-to";
+
+/// §1.22: each flag of kube-proxy is in the table, and each flag in the table is accepted.
+#[test]
+fn the_table_has_the_flags_of_kube_proxy_and_the_command_line_those_of_the_table() {
+    use clap::CommandFactory;
+    let in_table = SETTINGS.iter().filter_map(|setting| setting.flag.name());
+    let in_table: std::collections::BTreeSet<&str> = in_table.collect();
+    assert_eq!(in_table, FLAGS.split_whitespace().collect());
+    let mut cli = Cli::command();
+    cli.build();
+    let run = cli.find_subcommand("run").unwrap();
+    for flag in in_table {
+        let named = |arg: &clap::Arg| {
+            arg.get_long() == Some(flag)
+                || arg.get_all_aliases().unwrap_or_default().contains(&flag)
+        };
+        assert!(run.get_arguments().any(named), "--{flag}");
+    }
+}
