@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use lb_tests::kubernetes::{self, AgentMode, Cluster, DEFAULT_NAME, Options};
 
@@ -39,6 +39,12 @@ enum Command {
     },
     /// Remove a cluster, also one that never came up
     Down {
+        /// Name of the cluster
+        #[arg(long, default_value = DEFAULT_NAME)]
+        name: String,
+    },
+    /// Say what a cluster is made of and whether it works
+    Status {
         /// Name of the cluster
         #[arg(long, default_value = DEFAULT_NAME)]
         name: String,
@@ -95,6 +101,7 @@ fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Status { name } => status(&name),
         Command::Shell { name, node, words } => shell(&name, node, &words),
         Command::Hold { node, dir, state } => kubernetes::hold(&node, &dir, &state),
     }
@@ -117,6 +124,17 @@ it stays until `cargo xtask cluster down{name}`. Try
 the addresses lead somewhere only in there. KUBECONFIG={}",
         cluster.kubeconfig().display()
     );
+}
+
+fn status(name: &str) -> Result<()> {
+    let others: Vec<String> =
+        kubernetes::names().into_iter().filter(|other| other != name).collect();
+    if !others.is_empty() {
+        println!("other clusters: {}\n", others.join(", "));
+    }
+    let (table, well) = Cluster::open(name)?.status()?;
+    print!("{table}");
+    if well { Ok(()) } else { bail!("the cluster {name} is not well") }
 }
 
 /// Becomes the command, or a shell, outside of the cluster or on one of its nodes.

@@ -39,18 +39,21 @@ pub(super) fn wait_dns(cluster: &Cluster, patience: Duration) -> Result<()> {
     let done = cluster.until("CoreDNS", patience, &["kube-controller-manager"], || {
         Ok(cluster.kubectl(&waiting).is_ok())
     });
-    done.map_err(|error| {
-        let pods =
-            cluster.kubectl(&["describe", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns"]);
-        let log =
-            cluster.kubectl(&["logs", "-n", "kube-system", "deployment/coredns", "--tail=20"]);
-        let [pods, log] = [pods, log].map(|said| said.unwrap_or_else(|why| format!("{why:#}")));
-        error.context(format!("{pods}\n--- CoreDNS says\n{log}"))
-    })
+    done.map_err(|error| error.context(pods(cluster, "kube-dns")))
 }
 
-/// Name of a node's agent among the processes.
-fn agent(node: &Node) -> String {
+/// What kubectl knows of the pods of an application in kube-system, and what they said.
+pub(super) fn pods(cluster: &Cluster, app: &str) -> String {
+    let label = format!("k8s-app={app}");
+    let selection = ["-n", "kube-system", "-l", &label];
+    let pods = cluster.kubectl(&[&["describe", "pods"], &selection[..]].concat());
+    let log = cluster.kubectl(&[&["logs", "--tail=20", "--prefix"], &selection[..]].concat());
+    let [pods, log] = [pods, log].map(|said| said.unwrap_or_else(|why| format!("{why:#}")));
+    format!("{pods}\n--- the end of their logs\n{log}")
+}
+
+/// Name of a node's agent among the processes, where it is one.
+pub(super) fn agent(node: &Node) -> String {
     format!("{}-agent", node.name)
 }
 

@@ -43,6 +43,10 @@ pub fn down(name: &str) -> Result<bool> {
         .filter_map(|one| if let Owned::Cgroup(path) = one { Some(path.clone()) } else { None })
         .collect();
     hierarchy::kill_all(&cgroups, PATIENCE)?;
+    for (_, identity) in record::processes(&plan.state()) {
+        // Those that this very process has started it must also wait for.
+        let _ = identity.runs();
+    }
     for one in &owned {
         if let Owned::Netns(name) = one {
             netns::remove_name(&Path::new(netns::NAMES).join(name));

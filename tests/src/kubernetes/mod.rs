@@ -26,6 +26,8 @@ mod plan;
 mod pods;
 mod process;
 mod record;
+mod status;
+mod temporary;
 mod up;
 
 pub use cluster::Cluster;
@@ -33,8 +35,5 @@ pub use down::down;
 pub use hold::hold;
 pub use node::Node;
 pub use options::{AgentMode, DEFAULT_NAME, MOST_NODES, Options};
-
-/// Names of the clusters that are up, or were left behind.
-pub fn names() -> Vec<String> {
-    plan::Plan::names()
-}
+pub use status::names;
+pub use temporary::{Temporary, missing, unique_name};

@@ -127,7 +127,7 @@ pub(super) fn text(Cidr(ip, length): Cidr) -> String {
 /// The number whose hexadecimal digits look like the decimal digits of `number`.
 fn digits(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
 
 #[cfg(test)]
