@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod ebpf;
 mod image;
 mod insns;
@@ -45,6 +46,8 @@ enum Command {
     Insns(insns::Insns),
     /// Build the programs of a Kubernetes cluster that tests run, and print their directory
     Components(kubernetes::Components),
+    /// Make a real Kubernetes on this machine, look at it, remove it: up, status, shell, down
+    Cluster(cluster::Cluster),
     /// Write the agent's container image
     Image(image::Image),
     /// Measure the programs
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Lint(command) => command.run(),
         Command::Insns(command) => command.run(),
         Command::Components(command) => command.run(),
+        Command::Cluster(command) => command.run(),
         Command::Image(command) => command.run(),
         Command::Bench(command) => command.run(),
     };
