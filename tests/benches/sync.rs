@@ -246,6 +246,7 @@ fn service(n: u32) -> Service {
         name: name(n),
         file: None,
         created: Some(0),
+        uid: None,
         exposure: Exposure::Vips,
         vip4: Some(Ipv4Addr::from(0x0a60_0000 + n)),
         vip6: None,

@@ -4,6 +4,8 @@
 //! Invariants: one part that fails (a device, an object, a map that is full, the source) never
 //! stops the rest; and the end of the agent, however it comes, changes nothing in the kernel.
 
+mod guard;
+mod notes;
 mod reconcile;
 mod report;
 mod setup;
@@ -35,11 +37,11 @@ use crate::{
     devices::{NodeState, table::DeviceTable, watch::Watcher},
     foreign,
     housekeeper::{Report, Worker},
-    maps::{Contents, Maps as _, MapsError, kernel::KernelMaps},
+    maps::kernel::KernelMaps,
     model::{Coverage, Event, Problem},
     nodeport,
     plan::NodeAddresses,
-    source,
+    source::{self, kube::recorder::Recorder},
     status::{self, ApplyStatus, MapStatus, Status},
     telemetry::{Eligibility, Moment, Telemetry, listen::BindFailure},
 };
@@ -48,8 +50,6 @@ use crate::{
 const COALESCE: Duration = Duration::from_millis(2);
 /// How often what could not be attached is tried again, and the status file renewed.
 const TICK: Duration = Duration::from_secs(10);
-/// How often the maps are compared with what was written to them.
-const COMPARE: Duration = Duration::from_secs(25);
 /// Shortest time between two status files.
 const REPORT_PAUSE: Duration = Duration::from_millis(100);
 /// Writes in a batch after which the parsed objects behind them were many.
@@ -85,8 +85,8 @@ struct Agent {
     swept: mpsc::UnboundedReceiver<Report>,
     /// A count of the entries of the maps that is under way.
     usage: Option<JoinHandle<Vec<MapStatus>>>,
-    /// A reading of the maps that is under way, and how often they had been written when it began.
-    looking: Option<JoinHandle<(u64, Result<Contents, MapsError>)>>,
+    /// A reading of the maps that is under way.
+    looking: Option<JoinHandle<guard::Look>>,
     /// When the maps were compared with what was written.
     compared: Option<Instant>,
     devices: DeviceTable,
@@ -95,6 +95,8 @@ struct Agent {
     unservable: mpsc::Receiver<BindFailure>,
     /// What is not programmed yet.
     waiting: Waiting,
+    /// Where events go, if anywhere.
+    recorder: Option<Recorder>,
     status: Status,
     status_path: PathBuf,
     /// The devices when they were last seen.
@@ -114,8 +116,10 @@ impl Agent {
     async fn serve(mut self, mut file: Option<Watch>) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
-        let source::Source { mut events, state: mut health, api: _ } =
+        let source::Source { mut events, state: mut health, api } =
             source::start(&self.config.source, &self.config.node_name, &self.telemetry)?;
+        self.recorder = api.map(|api| Recorder::start(api, &self.config.node_name));
+        self.note_start();
         info!(source = %self.config.source, node = self.config.node_name, "agent started");
         let mut states = self.watcher.states();
         let mut tick = interval(TICK);
@@ -148,16 +152,12 @@ impl Agent {
                     self.status.maps = maps.unwrap_or_default();
                     self.stale = true;
                 }
-                Some(look) = OptionFuture::from(self.looking.as_mut()) => {
-                    self.looking = None;
-                    match look {
-                        Ok((written, Ok(contents))) => self.looked_at_maps(written, &contents),
-                        Ok((_, Err(error))) => error!(%error, "the maps cannot be read"),
-                        Err(error) => error!(%error, "the maps were not read"),
-                    }
-                }
+                Some(look) = OptionFuture::from(self.looking.as_mut()) => self.looked_at_maps(look),
                 _ = tick.tick() => self.tick(),
-                Some(failure) = self.unservable.recv() => return Err(failure.into()),
+                Some(failure) = self.unservable.recv() => {
+                    self.note_failure(&failure).await;
+                    return Err(failure.into());
+                }
                 Some(Some(())) = OptionFuture::from(file.as_mut().map(|file| file.changed.recv())) => {
                     info!("ending, so that the next start reads the configuration that changed");
                     break;
@@ -322,6 +322,7 @@ impl Agent {
             let file = problem.file.as_deref().map(|file| file.display().to_string());
             let reason = &*problem.reason;
             warn!(object = %problem.object, file, reason, "wrong");
+            self.note_problem(problem);
             self.status.counters.bad_objects += 1;
             let _total = self.telemetry.metrics().bad_objects.inc();
         }
@@ -355,54 +356,12 @@ impl Agent {
             let count = move || crate::cli::usage(&pin_dir).unwrap_or_default();
             self.usage = Some(tokio::task::spawn_blocking(count));
         }
-        let missing = match self.datapath.heal() {
-            Ok(missing) => missing,
-            Err(error) => {
-                error!(%error, "what was removed cannot be put back");
-                Vec::new()
-            }
-        };
-        if !missing.is_empty() {
-            self.status.counters.healed += 1;
-            warn!(?missing, "somebody removed what is ours: putting it back");
-        }
-        if self.attached && !(missing.is_empty() && self.attach_problems.is_empty()) {
+        let missing = self.heal();
+        if self.attached && (missing || !self.attach_problems.is_empty()) {
             self.attach();
         }
         self.look_at_maps();
         self.stale = true;
-    }
-
-    /// Begins to read the maps, to compare them with what was written.
-    fn look_at_maps(&mut self) {
-        let due = self.compared.is_none_or(|then| then.elapsed() >= COMPARE);
-        if !due || self.looking.is_some() || !self.reconciler.settled() {
-            return;
-        }
-        let written = self.reconciler.written();
-        let maps = match self.datapath.maps() {
-            Ok(maps) => maps,
-            Err(error) => {
-                error!(%error, "the maps cannot be compared with what was written");
-                return;
-            }
-        };
-        let read = move || (written, maps.contents());
-        self.looking = Some(tokio::task::spawn_blocking(read));
-    }
-
-    /// Compares what is in the maps with what was written to them.
-    fn looked_at_maps(&mut self, written: u64, contents: &Contents) {
-        // What was written meanwhile is seen in part at best: then the next look counts.
-        if written != self.reconciler.written() {
-            return;
-        }
-        self.compared = Some(Instant::now());
-        let differences = self.reconciler.compare(contents, Instant::now());
-        if !differences.is_empty() {
-            self.status.counters.healed += 1;
-            warn!(entries = ?differences, "somebody changed the maps: repairing them");
-        }
     }
 
     /// When there is something to do although nothing happened.

@@ -234,6 +234,7 @@ mod tests {
             name: ObjectName::new("default", name),
             file: None,
             created: None,
+            uid: None,
             exposure: Exposure::Vips,
             vip4: Some([10, 96, 0, last].into()),
             vip6: None,

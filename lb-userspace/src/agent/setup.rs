@@ -89,6 +89,7 @@ impl Agent {
             usage: None,
             looking: None,
             compared: None,
+            recorder: None,
             waiting: Waiting::new(telemetry.clone(), Moment::now()),
             telemetry,
             unservable,

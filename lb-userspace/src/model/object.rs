@@ -45,6 +45,8 @@ pub struct Service {
     pub file: Option<Arc<Path>>,
     /// When it was created, in seconds since 1970.
     pub created: Option<i64>,
+    /// By what the API tells it from others of its name.
+    pub uid: Option<Arc<str>>,
     /// Whether it has VIPs at all, and if not, why.
     pub exposure: Exposure,
     /// The IPv4 VIP.

@@ -52,6 +52,7 @@ pub fn service(object: &ServiceObject, file: Option<&Arc<Path>>) -> Result<Servi
         name,
         file: file.cloned(),
         created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        uid: object.metadata.uid.as_deref().map(Into::into),
         exposure: exposure(object),
         vip4: None,
         vip6: None,

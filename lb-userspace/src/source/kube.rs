@@ -5,6 +5,7 @@
 //! changes nothing.
 
 mod connection;
+pub mod recorder;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -78,6 +78,7 @@ fn service() -> impl Strategy<Value = Service> {
             name: name(0),
             file: None,
             created,
+            uid: None,
             exposure: Exposure::Vips,
             vip4: vip4.map(|i| vips4[i].into()),
             vip6: vip6.map(|i| vips6[i].parse().expect("an address")),

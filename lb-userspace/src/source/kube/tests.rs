@@ -1,5 +1,6 @@
 //! The source against a small API server of our own.
 
+mod events;
 mod listing;
 mod outage;
 mod server;
@@ -52,6 +53,16 @@ async fn two() -> Server {
     server
 }
 
+fn kubeconfig(server: &Server, user: &Value) -> String {
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": {"server": server.url()}}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+    });
+    config.to_string()
+}
+
 /// The source, and what a model makes of it.
 struct Rig {
     source: Source,
@@ -69,13 +80,7 @@ impl Rig {
     fn with_user(server: &Server, user: &Value) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": server.url()}}],
-            "users": [{"name": "test", "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        });
-        std::fs::write(&file, config.to_string()).expect("written");
+        std::fs::write(&file, kubeconfig(server, user)).expect("written");
         let connection = Connection::open(&crate::config::ClusterConfig {
             kubeconfig: Some(file),
             server: None,

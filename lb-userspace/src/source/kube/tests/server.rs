@@ -20,6 +20,7 @@ use tokio::{
 
 pub(super) const SERVICES: &str = "/api/v1/services";
 pub(super) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(super) const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/";
 pub(super) const NODES: &str = "/api/v1/nodes";
 
 /// How requests for one path are answered.
@@ -60,6 +61,8 @@ pub(super) struct State {
     pub(super) stale_pages: u32,
     /// Ends every watch that began before.
     epoch: u64,
+    /// Events that were posted.
+    events: Vec<Value>,
     /// What a client must present.
     pub(super) token: Option<String>,
 }
@@ -77,6 +80,7 @@ pub(super) struct Request {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) head: String,
+    body: Vec<u8>,
 }
 
 impl Request {
@@ -204,6 +208,11 @@ impl Server {
         });
     }
 
+    /// Events that were posted.
+    pub(super) fn events(&self) -> Vec<Value> {
+        self.state.borrow().events.clone()
+    }
+
     pub(super) fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -233,6 +242,21 @@ async fn answer(
     {
         return refuse(&mut stream, 401, None).await;
     }
+    if request.method == "POST" {
+        let event: Value = serde_json::from_slice(&request.body).expect("JSON");
+        let mut known = false;
+        server.send_modify(|state| {
+            let same = |other: &Value| other["metadata"]["name"] == event["metadata"]["name"];
+            known = state.events.iter().any(same);
+            if !known {
+                state.events.push(event.clone());
+            }
+        });
+        return match known {
+            true => refuse(&mut stream, 409, None).await,
+            false => reply(&mut stream, "201 Created", "", &event.to_string()).await,
+        };
+    }
     let path = [SERVICES, SLICES, NODES].into_iter().find(|known| path == **known)?;
     if request.is_watch() {
         watch(&mut stream, &request, path, state, now).await
@@ -247,9 +271,15 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
         head.push(stream.read_u8().await.ok()?);
     }
     let head = String::from_utf8(head).ok()?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+    });
+    let mut body = vec![0; length.unwrap_or(0)];
+    let _read = stream.read_exact(&mut body).await.ok()?;
     let mut words = head.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    Some(Request { method, target, head })
+    Some(Request { method, target, head, body })
 }
 
 async fn list(
