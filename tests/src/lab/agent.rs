@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -168,6 +168,16 @@ impl Agent {
         let status = until("the agent to end", PATIENCE, || Ok(child.try_wait()?))?;
         ensure!(status.success(), "the agent ended with {status}: {}", self.log_tail());
         Ok(())
+    }
+
+    /// Waits until the agent has ended by itself.
+    pub fn wait_end(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the agent does not run")?;
+        let status = until("the agent to end by itself", PATIENCE, || Ok(child.try_wait()?));
+        if status.is_err() {
+            self.child = Some(child);
+        }
+        status.with_context(|| self.log_tail())
     }
 
     /// `lb status` of this node.
