@@ -42,7 +42,7 @@ pub(crate) fn prepare() -> Result<Command> {
     let components = kubernetes::components(Set::Cluster)?;
     let _ = build::objects()?;
     let programs = build::programs()?;
-    let images = image::all(&programs, &components)?;
+    let images = image::all(&programs, Some(&components))?;
     let mut command = Command::new(programs.join("lb-cluster"));
     let _ = command
         .env("LB_BIN", programs.join("lb"))

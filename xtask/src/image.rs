@@ -49,23 +49,26 @@ impl Image {
 }
 
 /// Writes every image of a cluster, unless they are newer than what goes in, and returns their directory.
-pub(crate) fn all(programs: &Path, components: &Path) -> Result<PathBuf> {
+/// Without components there is none of CoreDNS.
+pub(crate) fn all(programs: &Path, components: Option<&Path>) -> Result<PathBuf> {
     let output = workspace::kubernetes_images();
-    let images = ["lb.tar", "vote.tar", "pause.tar", "coredns.tar"].map(|name| output.join(name));
-    let inputs = [
-        programs.join("lb"),
-        programs.join("lb-pod"),
-        programs.join("lb-image"),
-        components.join("coredns"),
-    ];
+    let mut images = vec!["lb.tar", "vote.tar", "pause.tar"];
+    let mut inputs = ["lb", "lb-pod", "lb-image"].map(|name| programs.join(name)).to_vec();
+    if let Some(components) = components {
+        images.push("coredns.tar");
+        inputs.push(components.join("coredns"));
+    }
     let newest = inputs.iter().map(|path| modified(path)).collect::<Result<Vec<_>>>()?;
-    let oldest = images.iter().map(|path| modified(path)).collect::<Result<Vec<_>>>();
+    let oldest = images.iter().map(|name| modified(&output.join(name))).collect::<Result<Vec<_>>>();
     if oldest.is_ok_and(|oldest| oldest.iter().min() > newest.iter().max()) {
         return Ok(output);
     }
     let step = Step::begin("writing the container images");
     let mut command = writer(programs);
-    let _ = command.arg("all").arg("--components").arg(components).arg("--output").arg(&output);
+    let _ = command.arg("all").arg("--output").arg(&output);
+    if let Some(components) = components {
+        let _ = command.arg("--components").arg(components);
+    }
     process::quietly(&mut command)?;
     step.done();
     Ok(output)

@@ -8,6 +8,7 @@ mod cluster;
 mod ebpf;
 mod image;
 mod insns;
+mod kind;
 mod kubernetes;
 mod lint;
 mod prerequisites;

@@ -10,11 +10,13 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{build, prerequisites};
+use crate::{build, kind, prerequisites};
 
 /// Options of `cargo xtask run`.
 #[derive(Args)]
 pub(crate) struct Run {
+    #[command(flatten)]
+    kind: kind::Kind,
     /// Runs the agent on this host in place of the lab: flags of `lb run`, or another lb command
     #[arg(last = true, value_name = "LB FLAGS")]
     words: Vec<OsString>,
@@ -22,6 +24,9 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn run(self) -> Result<()> {
+        if self.kind.is_meant() {
+            return self.kind.run();
+        }
         if self.words.is_empty() { lab() } else { agent(&self.words) }
     }
 }

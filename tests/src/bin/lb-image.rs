@@ -29,9 +29,9 @@ enum What {
     },
     /// Every image of a cluster
     All {
-        /// Directory of the components
+        /// Directory of the components; without it, the image of CoreDNS is left out
         #[arg(long, value_name = "DIR")]
-        components: PathBuf,
+        components: Option<PathBuf>,
         /// Directory of the archives
         #[arg(long, value_name = "DIR")]
         output: PathBuf,
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.what {
         What::Agent { output, format } => {
-            let sources = Sources { programs: cli.programs, components: PathBuf::new() };
+            let sources = Sources { programs: cli.programs, components: None };
             let image = image::agent(&sources)?;
             let digest = image.save(format, &output)?;
             println!("{} {digest} {}", image.names[0], output.display());

@@ -14,8 +14,8 @@ const COREDNS_MODULE: &str = include_str!("../../kubernetes/modules/coredns/go.m
 pub struct Sources {
     /// Directory of the agent and of `lb-pod`.
     pub programs: PathBuf,
-    /// Directory of the components, for CoreDNS.
-    pub components: PathBuf,
+    /// Directory of the components, for CoreDNS; a cluster that is somebody else's has its own.
+    pub components: Option<PathBuf>,
 }
 
 /// The agent's image: one program, no shell.
@@ -41,14 +41,13 @@ pub fn agent(sources: &Sources) -> Result<Image> {
     })
 }
 
-/// Every image, with the name of its file.
+/// Every image for which there are programs, with the name of its file.
 ///
 /// # Errors
 ///
 /// A program cannot be read.
 pub fn all(sources: &Sources) -> Result<Vec<(&'static str, Image)>> {
     let pod = Image::program(&sources.programs.join("lb-pod"))?;
-    let coredns = Image::program(&sources.components.join("coredns"))?;
     let image = |name: &str, file: &str, program: &[u8], words: &[&str], ports: &[&str]| Image {
         names: vec![name.to_owned()],
         programs: vec![(file.to_owned(), program.to_vec())],
@@ -56,7 +55,6 @@ pub fn all(sources: &Sources) -> Result<Vec<(&'static str, Image)>> {
         labels: vec![],
         ports: ports.iter().map(|port| (*port).to_owned()).collect(),
     };
-    let dns = format!("registry.k8s.io/coredns/coredns:{}", coredns_version());
     let mut vote = image(
         "docker.io/schoolofdevops/vote:v1",
         "vote",
@@ -66,15 +64,21 @@ pub fn all(sources: &Sources) -> Result<Vec<(&'static str, Image)>> {
     );
     // Something to update to.
     vote.names.push("docker.io/schoolofdevops/vote:v2".into());
-    Ok(vec![
+    let mut images = vec![
         ("lb.tar", agent(sources)?),
         ("vote.tar", vote),
         (
             "pause.tar",
             image("registry.k8s.io/pause:3.10.2", "pause", &pod, &["/pause", "pause"], &[]),
         ),
-        ("coredns.tar", image(&dns, "coredns", &coredns, &["/coredns"], &["53/tcp", "53/udp"])),
-    ])
+    ];
+    if let Some(components) = &sources.components {
+        let name = format!("registry.k8s.io/coredns/coredns:{}", coredns_version());
+        let program = Image::program(&components.join("coredns"))?;
+        let coredns = image(&name, "coredns", &program, &["/coredns"], &["53/tcp", "53/udp"]);
+        images.push(("coredns.tar", coredns));
+    }
+    Ok(images)
 }
 
 fn coredns_version() -> &'static str {

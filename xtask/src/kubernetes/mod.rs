@@ -36,7 +36,7 @@ impl Components {
         println!("{}", bin.display());
         if self.images {
             let _ = build::objects()?;
-            println!("{}", image::all(&build::programs()?, &bin)?.display());
+            println!("{}", image::all(&build::programs()?, Some(&bin))?.display());
         }
         Ok(())
     }
