@@ -201,6 +201,30 @@ fn a_tcp_connection_stays_with_a_backend_that_leaves() {
     }
 }
 
+/// SVC-14: established connections of a Service that is deleted live on, new ones find nobody.
+#[test]
+fn a_tcp_connection_lives_on_when_its_service_is_deleted() {
+    let Some((cluster, endpoints)) = start() else { return };
+    let lab = &cluster.lab;
+    for family in FAMILIES {
+        cluster.put(&vote(), &endpoints).unwrap();
+        let at = lab.nodes[0].addresses.at(family, 30000);
+        let client = &lab.client.worker;
+        let running = client.monitor(MonitorKind::Stream, at, EVERY).unwrap();
+        let flow = Flow { client, what: format!("client to {at}"), running };
+        let _ = flow.wait("answers", |seen| seen.answered > 0);
+        cluster.directory.delete(&vote()).unwrap();
+        until("refusal of new connections", PATIENCE, || {
+            Ok((client.probe(Proto::Tcp, at)? == Outcome::Refused).then_some(()))
+        })
+        .unwrap();
+        let before = client.peek(running).unwrap().answered;
+        let _ = flow.wait("more answers", |seen| seen.answered >= before + 20);
+        let seen = client.end(running).unwrap();
+        assert_eq!((seen.lost, seen.broken.len(), seen.by.len()), (0, 0, 1), "{seen:?}");
+    }
+}
+
 #[test]
 fn terminating_backends_serve_only_when_none_is_ready() {
     let Some((cluster, endpoints)) = start() else { return };

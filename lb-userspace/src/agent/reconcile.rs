@@ -15,7 +15,7 @@ use lb_common::BackendState;
 use crate::{
     cli::ops,
     maps::{ApplyError, Contents, Maps, MapsError},
-    model::{Coverage, Event, Model, Problem},
+    model::{Claim, Coverage, Event, Model, ObjectName, Problem},
     plan::{BackendId, Limits, NodeAddresses, Op, Planner},
 };
 
@@ -167,6 +167,14 @@ impl<M: Maps> Reconciler<M> {
         &self.model
     }
 
+    /// Which Service holds which VIP's port and which node port in the maps.
+    pub fn holders(&self) -> Vec<(Claim, ObjectName)> {
+        let mut holders = self.planner.holders();
+        holders.sort_by_cached_key(|(claim, _)| claim.to_string());
+        holders.dedup();
+        holders
+    }
+
     /// Everything that is wrong: with objects, and with what fits.
     pub fn problems(&self) -> Vec<Problem> {
         self.model.problems().cloned().chain(self.planner.problems()).collect()
@@ -224,7 +232,7 @@ mod tests {
     use super::*;
     use crate::{
         maps::{Fault, FaultyMaps, MemoryMaps},
-        model::{Exposure, ObjectName, Service, ServicePort},
+        model::{Exposure, Service, ServicePort},
     };
 
     type Memory = FaultyMaps<MemoryMaps>;
