@@ -21,10 +21,11 @@ use crate::worker::{Host, Proto, Server};
 #[derive(clap::Args, Clone, Debug)]
 pub struct Vote {
     /// Port for TCP (HTTP, or lines of text) and UDP
-    #[arg(long, env = "VOTE_PORT", default_value_t = 80)]
+    // No variable: that of a Service `vote` would be found in every pod that starts after it.
+    #[arg(long, default_value_t = 80)]
     pub port: u16,
     /// Seconds of serving on after being told to end
-    #[arg(long, env = "VOTE_DRAIN_SECONDS", default_value_t = 5)]
+    #[arg(long, env = "DRAIN_SECONDS", default_value_t = 5)]
     pub drain: u64,
 }
 
