@@ -4,6 +4,7 @@
 //! given and what is allowed.
 
 mod check;
+mod merge;
 pub mod proxy;
 pub mod watch;
 
@@ -20,11 +21,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::check::{absolute, node_name, nodeport_addresses};
 use self::proxy::{Remark, Settings};
-use crate::{
-    cli::args::{RunArgs, Verbosity},
-    housekeeper::Lifetimes,
-    nodeport::Selector,
-};
+use crate::{cli::args::RunArgs, housekeeper::Lifetimes, nodeport::Selector};
 
 /// XDP on external devices.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
@@ -253,9 +250,9 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let path = args.config.clone().unwrap_or_default();
         let file = file.map(|text| proxy::File { path: &path, text });
-        let mut settings = Settings::read(&shared_flags(&args), file)?;
+        let mut settings = Settings::read(&merge::shared_flags(&args), file)?;
         let remarks = std::mem::take(&mut settings.remarks);
-        let nodeport_addresses = nodeport_selectors(&settings)?;
+        let nodeport_addresses = merge::nodeport_selectors(&settings)?;
         let (snat_first, snat_count) = check::snat_ports(&args.snat_ports)?;
         let mut config = Self {
             source: check::source(args.source, &settings, around)?,
@@ -266,7 +263,7 @@ impl Config {
             node_ips: check::node_ips(&args.node_ip, settings.text("bindAddress"))?,
             nodeport_addresses,
             external_devices: check::globs("--external-devices", args.external_devices)?,
-            workload_devices: workload_devices(args.workload_devices, &settings)?,
+            workload_devices: merge::workload_devices(args.workload_devices, &settings)?,
             xdp: args.xdp,
             tc: args.tc,
             socket_lb: args.socket_lb,
@@ -279,18 +276,18 @@ impl Config {
                 frontends: check::entries("--max-frontends", args.max_frontends)?,
                 backends: check::entries("--max-backends", args.max_backends)?,
             },
-            lifetimes: lifetimes(&settings)?,
+            lifetimes: merge::lifetimes(&settings)?,
             sync_period: settings.sync_period(),
             pin_dir: absolute("--pin-dir", pin_dir)?,
             state_dir: absolute("--state-dir", state_dir)?,
             healthz: check::served("healthzBindAddress", &settings)?,
             metrics: check::served("metricsBindAddress", &settings)?,
             bind_address_hard_fail: settings.switch("bindAddressHardFail").unwrap_or(false),
-            oom_score_adj: oom_score_adj(&settings),
+            oom_score_adj: merge::oom_score_adj(&settings),
             trace: args.trace,
-            log_format: args.log_format.unwrap_or_else(|| log_format(&settings)),
-            verbosity: verbosity(&args.verbose, &settings),
-            task: task(&settings),
+            log_format: args.log_format.unwrap_or_else(|| merge::log_format(&settings)),
+            verbosity: merge::verbosity(&args.verbose, &settings),
+            task: merge::task(&settings),
             remarks,
             proxy: settings.document(),
         };
@@ -327,99 +324,6 @@ impl Config {
         let document = serde_json::json!({ "kubeproxy.config.k8s.io": self.proxy, "lb": self });
         // Strings, numbers and lists of them: this cannot fail.
         serde_json::to_string(&document).unwrap_or_default()
-    }
-}
-
-/// The flags that `lb run` and kube-proxy both have, beside those that only kube-proxy has.
-fn shared_flags(args: &RunArgs) -> proxy::Flags {
-    let mut flags = args.proxy.given.clone();
-    let mut add = |name: &'static str, value: Option<String>| {
-        flags.extend(value.map(|value| (name, vec![value])));
-    };
-    add("kubeconfig", args.kubeconfig.as_ref().map(|file| file.display().to_string()));
-    add("healthz-bind-address", args.healthz_bind_address.clone());
-    add("metrics-bind-address", args.metrics_bind_address.clone());
-    add("bind-address-hard-fail", args.bind_address_hard_fail.map(|fail| fail.to_string()));
-    let level = args.verbose.iter().rev().find_map(|verbosity| match verbosity {
-        Verbosity::Level(level) => Some(level.to_string()),
-        Verbosity::More(_) => None,
-    });
-    add("v", level);
-    if !args.nodeport_addresses.is_empty() {
-        flags.push(("nodeport-addresses", args.nodeport_addresses.clone()));
-    }
-    flags
-}
-
-fn nodeport_selectors(settings: &Settings) -> Result<Vec<Selector>, ConfigError> {
-    let mut selectors = nodeport_addresses(&settings.words("nodePortAddresses"))?;
-    if selectors.is_empty() {
-        selectors.push(Selector::All);
-    }
-    if settings.switch("iptables.localhostNodePorts") == Some(false) {
-        selectors.push(Selector::NoLocalhost);
-    }
-    Ok(selectors)
-}
-
-fn workload_devices(given: Vec<String>, settings: &Settings) -> Result<Vec<String>, ConfigError> {
-    let given = check::globs("--workload-devices", given)?;
-    let by_prefix = settings.text("detectLocalMode") == Some("InterfaceNamePrefix");
-    match settings.text("detectLocal.interfaceNamePrefix") {
-        Some(prefix) if by_prefix && given.is_empty() => {
-            check::globs("detectLocal.interfaceNamePrefix", vec![format!("{prefix}*")])
-        }
-        _ => Ok(given),
-    }
-}
-
-fn lifetimes(settings: &Settings) -> Result<Lifetimes, ConfigError> {
-    let usual = Lifetimes::DEFAULT;
-    let seconds = |key: &'static str, usual: u32| check::lifetime(key, settings.time(key), usual);
-    Ok(Lifetimes {
-        established: seconds("conntrack.tcpEstablishedTimeout", usual.established)?,
-        half_closed: seconds("conntrack.tcpCloseWaitTimeout", usual.half_closed)?,
-        udp_unreplied: seconds("conntrack.udpTimeout", usual.udp_unreplied)?,
-        udp_replied: seconds("conntrack.udpStreamTimeout", usual.udp_replied)?,
-        ..usual
-    })
-}
-
-fn oom_score_adj(settings: &Settings) -> i32 {
-    // The table holds the bounds, which fit.
-    settings.number("oomScoreAdj").and_then(|score| i32::try_from(score).ok()).unwrap_or(-999)
-}
-
-fn log_format(settings: &Settings) -> LogFormat {
-    match settings.text("logging.format") {
-        Some("json") => LogFormat::Json,
-        _ => LogFormat::Text,
-    }
-}
-
-/// Our own scale: by `-v` and `-vv`, or by Kubernetes' numbers, of which 2 is what everybody runs.
-fn verbosity(given: &[Verbosity], settings: &Settings) -> u8 {
-    let more: u8 = given.iter().fold(0, |sum, verbosity| match verbosity {
-        Verbosity::More(more) => sum.saturating_add(*more),
-        Verbosity::Level(_) => sum,
-    });
-    let level = match settings.number("logging.verbosity") {
-        None | Some(..=3) => 0,
-        Some(4 | 5) => 1,
-        Some(_) => 2,
-    };
-    more.max(level)
-}
-
-fn task(settings: &Settings) -> Task {
-    if settings.switch("cleanup") == Some(true) {
-        Task::Cleanup
-    } else if let Some(file) = settings.text("write-config-to") {
-        Task::WriteConfig(file.into())
-    } else if settings.switch("init-only") == Some(true) {
-        Task::InitOnly
-    } else {
-        Task::Run
     }
 }
 

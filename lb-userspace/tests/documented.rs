@@ -65,6 +65,7 @@ fn metrics() -> BTreeSet<String> {
         telemetry.sync_done(Family::V4, now.instant, now, kind, Duration::ZERO);
     }
     telemetry.network_programmed(Family::V4, Duration::ZERO);
+    telemetry.flows_deleted(Family::V4, 1);
     telemetry.changes_received(Changed::Endpoints, 1);
     telemetry.watch_error("services", WatchError::Expired);
     let request = Request { code: "200".into(), method: "GET".into(), host: "a".into() };

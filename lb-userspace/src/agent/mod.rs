@@ -342,6 +342,8 @@ impl Agent {
         let expired = u64::try_from(flows).unwrap_or(u64::MAX);
         self.status.counters.flows_expired += expired;
         let _total = self.telemetry.metrics().flows_expired.inc_by(expired);
+        self.telemetry.flows_deleted(lb_common::Family::V4, removed.stale4);
+        self.telemetry.flows_deleted(lb_common::Family::V6, removed.stale6);
         if let Some(round) = round {
             let gone = self.reconciler.gone_before(round.began);
             let unused = gone.into_iter().filter(|id| !round.names(*id)).collect();

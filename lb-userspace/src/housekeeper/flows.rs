@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytemuck::Pod;
-use lb_common::{FlowKey, FlowValue, proto};
+use lb_common::{Family, FlowKey, FlowValue, proto};
 
 use super::{
     Removed,
@@ -121,7 +121,11 @@ where
                 if value.reverse == 0 { (*key, other_key) } else { (other_key, *key) };
             let met_before = doomed.pairs.insert(first, second).is_some();
             if !met_before {
-                *(if gone { &mut removed.stale } else { &mut removed.expired }) += 1;
+                *match (gone, A::FAMILY) {
+                    (false, _) => &mut removed.expired,
+                    (true, Family::V4) => &mut removed.stale4,
+                    (true, Family::V6) => &mut removed.stale6,
+                } += 1;
             }
         }
         Ok(())

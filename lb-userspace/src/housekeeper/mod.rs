@@ -50,8 +50,10 @@ pub enum HousekeeperError {
 pub struct Removed {
     /// Flows that were idle for longer than their lifetime.
     pub expired: usize,
-    /// UDP flows whose backend left.
-    pub stale: usize,
+    /// UDP flows over IPv4 whose backend left.
+    pub stale4: usize,
+    /// UDP flows over IPv6 whose backend left.
+    pub stale6: usize,
     /// Entries without the other one of their pair.
     pub orphans: usize,
     /// Socket entries whose backend left.
@@ -63,17 +65,23 @@ pub struct Removed {
 impl Removed {
     /// Adds what another sweep removed.
     pub fn add(&mut self, other: Self) {
-        let Self { expired, stale, orphans, socks, sockets } = other;
+        let Self { expired, stale4, stale6, orphans, socks, sockets } = other;
         self.expired += expired;
-        self.stale += stale;
+        self.stale4 += stale4;
+        self.stale6 += stale6;
         self.orphans += orphans;
         self.socks += socks;
         self.sockets += sockets;
     }
 
+    /// UDP flows whose backend left.
+    pub fn stale(&self) -> usize {
+        self.stale4 + self.stale6
+    }
+
     /// Flows in all.
     pub fn flows(&self) -> usize {
-        self.expired + self.stale + self.orphans
+        self.expired + self.stale() + self.orphans
     }
 }
 

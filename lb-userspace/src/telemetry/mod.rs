@@ -154,6 +154,12 @@ impl Telemetry {
         }
     }
 
+    /// So many UDP flows were removed because their backend left.
+    pub fn flows_deleted(&self, family: Family, count: usize) {
+        let counter = self.proxy.flows_deleted.get_or_create(&family.into());
+        let _total = counter.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
     /// The watch of a resource (`services`, `endpointslices`, `nodes`) broke, and is begun again.
     pub fn watch_error(&self, resource: &'static str, error: WatchError) {
         let label = WatchLabel { resource, error: error.name() };

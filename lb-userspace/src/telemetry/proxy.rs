@@ -60,6 +60,7 @@ pub(super) struct ProxyMetrics {
     pub(super) service_changes: Changes,
     pub(super) healthz: Family<CodeLabel, Counter>,
     pub(super) livez: Family<CodeLabel, Counter>,
+    pub(super) flows_deleted: Family<FamilyLabel, Counter>,
 }
 
 /// 1 ms, doubled, 15 buckets.
@@ -87,6 +88,7 @@ impl ProxyMetrics {
             service_changes: Changes::default(),
             healthz: Family::default(),
             livez: Family::default(),
+            flows_deleted: Family::default(),
         };
         metrics.register(registry.sub_registry_with_prefix("kubeproxy"));
         metrics
@@ -105,6 +107,7 @@ impl ProxyMetrics {
             service_changes,
             healthz,
             livez,
+            flows_deleted,
         } = self;
         r.register(
             "sync_proxy_rules_duration_seconds",
@@ -150,5 +153,10 @@ impl ProxyMetrics {
         }
         r.register("proxy_healthz", "Answers of /healthz by status", healthz.clone());
         r.register("proxy_livez", "Answers of /livez by status", livez.clone());
+        r.register(
+            "conntrack_reconciler_deleted_entries",
+            "UDP flows removed because their backend left",
+            flows_deleted.clone(),
+        );
     }
 }

@@ -36,11 +36,13 @@ fn a_change_and_its_sync_stand_under_the_names_of_kube_proxy() {
     telemetry.changes_programmed(Changed::Endpoints, 3);
     telemetry.sync_done(Family::V4, at.instant, moment(1001), SyncKind::Partial, took);
     telemetry.network_programmed(Family::V4, Duration::from_millis(1400));
+    telemetry.flows_deleted(Family::V6, 2);
     check(
         &telemetry,
         &[
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending 0",
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"} 1001.0",
+            "kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family=\"IPv6\"} 2",
             "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.001\",ip_family=\"IPv4\"} 0",
             "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.002\",ip_family=\"IPv4\"} 1",

@@ -135,7 +135,7 @@ fn flows_end_by_age_and_by_backend_and_orphans_go() {
             assert_eq!(maps.has(&key), (false, false), "{key:?}");
         }
         assert_eq!(maps.has(&young), (true, false), "the other entry may be on its way");
-        assert_eq!((removed.expired, removed.stale, removed.orphans), (2, 2, 2));
+        assert_eq!((removed.expired, removed.stale(), removed.orphans), (2, 2, 2));
         assert!(round.names(BackendId(2)) && round.names(BackendId(1)));
 
         let (removed, round) = sweep(&mut housekeeper);
@@ -251,7 +251,7 @@ fn the_worker_sweeps_at_once_when_backends_leave_and_by_itself() {
         let wait = Duration::from_secs(20);
         let report = reports.recv_timeout(wait).unwrap();
         println!("50,000 flows ended in {:?}", start.elapsed());
-        assert_eq!(report.removed.stale, 50_000);
+        assert_eq!(report.removed.stale(), 50_000);
         let mut entries = 0;
         maps.flows.for_each(|_, _| entries += 1).unwrap();
         assert_eq!(entries, 0);
