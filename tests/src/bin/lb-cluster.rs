@@ -4,7 +4,10 @@ use std::{ffi::OsString, os::unix::process::CommandExt, path::PathBuf, process::
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use lb_tests::kubernetes::{self, AgentMode, Cluster, DEFAULT_NAME, Options};
+use lb_tests::{
+    kubernetes::{self, AgentMode, Cluster, DEFAULT_NAME, Options},
+    vote,
+};
 
 /// A real Kubernetes on this machine, with network namespaces as its machines.
 #[derive(Parser)]
@@ -61,6 +64,12 @@ enum Command {
         #[arg(last = true)]
         words: Vec<OsString>,
     },
+    /// Walk through the vote lab on a cluster made for it, or on one that is there
+    Vote {
+        /// The cluster that this file leads to
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+    },
     /// Hold the namespaces of a node; started by `up`
     #[command(hide = true)]
     Hold { node: String, dir: PathBuf, state: PathBuf },
@@ -103,6 +112,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Status { name } => status(&name),
         Command::Shell { name, node, words } => shell(&name, node, &words),
+        Command::Vote { kubeconfig } => vote::real::run(kubeconfig),
         Command::Hold { node, dir, state } => kubernetes::hold(&node, &dir, &state),
     }
 }

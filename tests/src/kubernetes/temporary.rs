@@ -6,6 +6,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use anyhow::Result;
+
 use super::{cluster::Cluster, down::down, options::Options};
 use crate::lab;
 
@@ -23,12 +25,23 @@ impl Temporary {
             println!("SKIPPED: {reason}");
             return None;
         }
+        match Self::up(options) {
+            Ok(cluster) => Some(cluster),
+            Err(error) => panic!("bringing a cluster up: {error:#}"),
+        }
+    }
+
+    /// Brings a cluster up under a name of its own.
+    ///
+    /// # Errors
+    /// As of [`Cluster::up`]; nothing stays then.
+    pub fn up(options: Options) -> Result<Self> {
         let name = unique_name();
         match Cluster::up(Options { name: name.clone(), ..options }) {
-            Ok(cluster) => Some(Self(cluster)),
+            Ok(cluster) => Ok(Self(cluster)),
             Err(error) => {
                 drop(down(&name));
-                panic!("bringing a cluster up: {error:#}");
+                Err(error)
             }
         }
     }

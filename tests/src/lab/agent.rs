@@ -46,6 +46,11 @@ impl Commands {
         }
     }
 
+    /// The commands of any place with an agent.
+    pub const fn at(place: Place, pin_dir: PathBuf, state_dir: PathBuf) -> Self {
+        Self { place, pin_dir, state_dir }
+    }
+
     /// Where maps and links are pinned.
     pub fn pin_dir(&self) -> &Path {
         &self.pin_dir

@@ -5,27 +5,30 @@ use serde_json::Value;
 
 use super::{
     screen::{Said, Screen, silently},
-    stage::{self, Stage},
+    stage,
 };
 use crate::lab::{Commands, binary};
 
 /// The last step: what is in the kernel, and what it did.
-pub(super) fn look(stage: &Stage, screen: &mut Screen) -> Result<()> {
+pub(super) fn look(node: &str, commands: &Commands, screen: &mut Screen) -> Result<()> {
     screen.step("Under the hood");
-    let commands = &stage.cluster.agents[0].commands;
-    screen.line("The Service as it lies in the maps of node1, by lb:");
-    let said = lb(screen, "node1", commands, "services describe vote")?;
+    screen.line(&format!("The Service as it lies in the maps of {node}, by lb:"));
+    let said = lb(screen, node, commands, "services describe vote")?;
     screen.check("all its parts are there", said.code == Some(0) && said.text.contains("vote"));
     screen.line("\nThe same entries, by bpftool on the same pinned maps:");
     let frontends = commands.pin_dir().join("v1/maps/LB4_FRONTENDS");
     let line = format!("bpftool map dump pinned {}", frontends.display());
-    let said = screen.quietly("node1", commands.place(), &line)?;
+    let said = screen.quietly(node, commands.place(), &line)?;
     let entries: Vec<Value> = serde_json::from_str(&said.text).unwrap_or_default();
     for entry in &entries {
         screen.line(&format!("  key {} value {}", entry["key"], entry["value"]));
     }
     let ours = entries.iter().filter(|entry| entry["key"]["port"] == stage::NODE_PORT).count();
-    screen.check("the node port is there for each local IPv4 address", ours == 2);
+    let status = commands.json(&["status"])?;
+    let served = status["node"]["nodeport_addresses"].as_array().into_iter().flatten();
+    let served = served.filter(|ip| ip.as_str().is_some_and(|ip| !ip.contains(':'))).count();
+    let what = format!("the node port is there for each of {served} local IPv4 addresses");
+    screen.check(&what, ours == served && served > 1);
     let description = commands.json(&["services", "describe", "vote"])?;
     let ports = description["ports"].as_array().context("a description without ports")?;
     let mut compared = (0, 0);
@@ -37,7 +40,7 @@ pub(super) fn look(stage: &Stage, screen: &mut Screen) -> Result<()> {
         ] {
             for entry in port[entries].as_array().into_iter().flatten().take(2) {
                 compared.1 += 1;
-                compared.0 += u32::from(compare(screen, commands, label, entry)?);
+                compared.0 += u32::from(compare(screen, node, commands, label, entry)?);
             }
         }
     }
@@ -45,10 +48,10 @@ pub(super) fn look(stage: &Stage, screen: &mut Screen) -> Result<()> {
     screen.check("bpftool shows the same bytes by their names", same == all && all > 2);
 
     screen.line("\nWhich program on which hook rewrote the packets:");
-    let said = lb(screen, "node1", commands, "flows --service vote --limit 6")?;
+    let said = lb(screen, node, commands, "flows --service vote --limit 6")?;
     screen.check("the flows name their programs", said.text.contains("lb_"));
     screen.line("\nWhat each backend got:");
-    let said = lb(screen, "node1", commands, "backends --service vote")?;
+    let said = lb(screen, node, commands, "backends --service vote")?;
     screen.check("every backend has its share", shares(commands)? && said.code == Some(0));
     Ok(())
 }
@@ -76,9 +79,15 @@ fn with_environment(commands: &Commands, line: &str) -> String {
 }
 
 /// Looks one entry up with bpftool and prints it beside what lb said of it.
-fn compare(screen: &Screen, commands: &Commands, label: &str, entry: &Value) -> Result<bool> {
+fn compare(
+    screen: &Screen,
+    node: &str,
+    commands: &Commands,
+    label: &str,
+    entry: &Value,
+) -> Result<bool> {
     let line = entry["entry"]["bpftool"].as_str().context("an entry without its command")?;
-    let said = screen.quietly("node1", commands.place(), line)?;
+    let said = screen.quietly(node, commands.place(), line)?;
     let ours = match label {
         "frontend" => format!("{} → slots {}..+{}", entry["frontend"], entry["base"], entry["len"]),
         "slot" => format!("slot {} → backend {}", entry["slot"], entry["backend"]),

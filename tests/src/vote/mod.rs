@@ -5,6 +5,7 @@
 
 mod hood;
 mod interrupt;
+pub mod real;
 mod screen;
 mod stage;
 mod steps;

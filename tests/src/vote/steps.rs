@@ -22,7 +22,7 @@ pub(super) fn walk(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     loopback(stage, screen)?;
     scale(stage, screen)?;
     nothing(stage, screen)?;
-    hood::look(stage, screen)
+    hood::look("node1", &stage.cluster.agents[0].commands, screen)
 }
 
 fn objects(stage: &Stage, screen: &mut Screen) -> Result<()> {
@@ -153,11 +153,11 @@ fn nothing(stage: &mut Stage, screen: &mut Screen) -> Result<()> {
     Ok(())
 }
 
-fn curl_timed(url: &str) -> String {
+pub(super) fn curl_timed(url: &str) -> String {
     format!("curl -sS -m 2 -w 'after %{{time_total}} s\\n' {url}")
 }
 
-fn check_refused(screen: &mut Screen, what: &str, said: &Said) {
+pub(super) fn check_refused(screen: &mut Screen, what: &str, said: &Said) {
     let at_once = said.took.as_millis() < 500;
     // 7 is curl's code for a connection that could not be made.
     screen.check(&format!("{what}: refused at once"), said.code == Some(7) && at_once);
@@ -171,8 +171,17 @@ fn many(
     host: &str,
     count: u32,
 ) -> Result<BTreeMap<String, u32>> {
-    let line = format!("curl -s 'http://{host}/?[1-{count}]' | cut -d' ' -f1 | sort | uniq -c");
-    let said = screen.quietly(who, place, &line)?;
+    let said = screen.quietly(who, place, &curl_many(host, count))?;
+    Ok(tally(screen, &said))
+}
+
+/// The command line that asks `count` times, each time by a new connection.
+pub(super) fn curl_many(host: &str, count: u32) -> String {
+    format!("curl -s 'http://{host}/?[1-{count}]' | cut -d' ' -f1 | sort | uniq -c")
+}
+
+/// Shows who answered how often.
+pub(super) fn tally(screen: &Screen, said: &Said) -> BTreeMap<String, u32> {
     let mut tally = BTreeMap::new();
     let mut row = String::new();
     for line in said.text.lines() {
@@ -181,7 +190,7 @@ fn many(
         row += &format!("  {count:>4} {name}");
     }
     screen.line(&row);
-    Ok(tally)
+    tally
 }
 
 /// Checks that every replica, and nobody else, got its share, and that nothing was lost.
@@ -193,12 +202,12 @@ fn spread(stage: &Stage, screen: &mut Screen, answers: &BTreeMap<String, u32>, c
     screen.check(&what, all && same);
 }
 
-fn parse(said: &Said) -> Vec<Answer> {
+pub(super) fn parse(said: &Said) -> Vec<Answer> {
     said.text.lines().filter_map(Answer::parse).collect()
 }
 
 /// An address as URLs want it.
-fn host(ip: IpAddr) -> String {
+pub(super) fn host(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("[{ip}]"),
