@@ -4,20 +4,24 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::{
-    kubernetes::{AgentMode, Cluster, Options, down, missing, unique_name},
+    kubernetes::{Cluster, Options, down, missing, unique_name},
     lab::until,
 };
 
 /// How long a cluster may take to get where a test wants it.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// One cluster at a time: small machines are slow enough with one.
+static TURN: Mutex<()> = Mutex::new(());
+
 fn options(name: &str) -> Options {
-    Options { name: name.to_owned(), agent: AgentMode::Host, ..Options::default() }
+    Options { name: name.to_owned(), ..Options::default() }
 }
 
 /// Everything on the machine that belongs to the cluster of this name, in words.
@@ -137,6 +141,7 @@ fn down_removes_everything() {
         println!("SKIPPED: {reason}");
         return;
     }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let before = links().expect("listing devices");
     let done = live(&name);
     let removed = down(&name);
@@ -175,10 +180,11 @@ fn killed_up(reached: impl Fn(&Path, &Path) -> bool) {
         println!("SKIPPED: {reason}");
         return;
     }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let state = Path::new("/run/lb-cluster").join(&name);
     let cgroup = cgroup2().expect("finding the cgroup v2 hierarchy").join(format!("lbk-{name}"));
     let mut up = Command::new(env!("CARGO_BIN_EXE_lb-cluster"))
-        .args(["up", "--agent", "host", "--name", &name])
+        .args(["up", "--name", &name])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -42,7 +42,7 @@ pub fn down(name: &str) -> Result<bool> {
         .iter()
         .filter_map(|one| if let Owned::Cgroup(path) = one { Some(path.clone()) } else { None })
         .collect();
-    hierarchy::kill_all(&cgroups, PATIENCE)?;
+    hierarchy::end(&cgroups, PATIENCE)?;
     for (_, identity) in record::processes(&plan.state()) {
         // Those that this very process has started it must also wait for.
         let _ = identity.runs();
@@ -52,7 +52,6 @@ pub fn down(name: &str) -> Result<bool> {
             netns::remove_name(&Path::new(netns::NAMES).join(name));
         }
     }
-    cgroups.iter().try_for_each(|cgroup| hierarchy::remove(cgroup))?;
     for one in &owned {
         if let Owned::Directory(path) = one {
             remove_dir(path)?;

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -95,8 +95,11 @@ fn delegate(dir: &Path) {
     }
 }
 
-/// Kills every process in these cgroups and below, and waits until none is left.
-pub(super) fn kill_all(cgroups: &[PathBuf], patience: Duration) -> Result<()> {
+/// Kills every process in these cgroups and below, and removes the cgroups.
+///
+/// A process that was about to join is killed in a later round, or does not find the cgroup any
+/// more and ends by itself.
+pub(super) fn end(cgroups: &[PathBuf], patience: Duration) -> Result<()> {
     let begin = Instant::now();
     loop {
         let mut left = Vec::new();
@@ -105,21 +108,20 @@ pub(super) fn kill_all(cgroups: &[PathBuf], patience: Duration) -> Result<()> {
             let _ = fs::write(cgroup.join("cgroup.kill"), "1").ok();
             processes(cgroup, &mut left);
         }
-        left.sort_unstable();
-        left.dedup();
-        if left.is_empty() {
-            return Ok(());
-        }
         for pid in &left {
             // It may have ended since; the next round looks again.
             let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
-            // Where it is our own child it stays in its cgroup until it is waited for.
-            let _ = super::process::Identity::of(*pid);
         }
-        if begin.elapsed() > patience {
-            bail!("processes {left:?} do not die");
+        // The kernel keeps a cgroup a little longer than it shows the last process in it.
+        let removed = match &left[..] {
+            [] => cgroups.iter().try_for_each(|cgroup| remove(cgroup)),
+            left => Err(anyhow!("processes {left:?} do not die")),
+        };
+        match removed {
+            Ok(()) => return Ok(()),
+            Err(error) if begin.elapsed() > patience => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -136,7 +138,7 @@ pub(super) fn processes(cgroup: &Path, found: &mut Vec<i32>) {
 }
 
 /// Removes a cgroup with everything below it; one that is not there is no error.
-pub(super) fn remove(cgroup: &Path) -> Result<()> {
+fn remove(cgroup: &Path) -> Result<()> {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove(&entry.path())?;
