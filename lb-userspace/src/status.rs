@@ -220,6 +220,9 @@ pub struct Counters {
     /// How often something that others removed or changed was put back.
     #[serde(default)]
     pub healed: u64,
+    /// How often the maps were compared with what was written to them.
+    #[serde(default)]
+    pub compared: u64,
 }
 
 impl Status {

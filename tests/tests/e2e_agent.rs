@@ -40,7 +40,7 @@ fn wrong_objects_are_reported_and_everything_else_goes_on() {
     let node_port = cluster.lab.nodes[0].addresses.at(Family::V4, 30080);
     let every = Duration::from_millis(2);
     let stream = client.monitor(MonitorKind::Stream, node_port, every).unwrap();
-    // Of two claims without a creation time the one that comes first by name counts.
+    // Of two claims without a creation time the one that is programmed counts.
     let bad_address =
         web().yaml().replace("name: web", "name: zz-bad").replace("10.96.0.20", "10.96.0.x");
     let same_port =

@@ -62,6 +62,8 @@ impl Agent {
             return;
         }
         self.compared = Some(Instant::now());
+        self.status.counters.compared += 1;
+        self.stale = true;
         let differences = self.reconciler.compare(&contents, Instant::now());
         if !differences.is_empty() {
             self.status.counters.healed += 1;
