@@ -15,6 +15,7 @@ pub mod maps;
 pub mod model;
 pub mod nodeport;
 pub mod plan;
+pub mod privileges;
 pub mod source;
 pub mod status;
 pub mod telemetry;

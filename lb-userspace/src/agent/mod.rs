@@ -33,7 +33,7 @@ pub use self::reconcile::{Pass, Reconciler};
 use self::waiting::Waiting;
 use crate::{
     config::{Config, watch::Watch},
-    datapath::{Datapath, attach::AttachProblem},
+    datapath::{Datapath, attach::AttachProblem, probe},
     devices::{NodeState, table::DeviceTable, watch::Watcher},
     foreign,
     housekeeper::{Report, Worker},
@@ -41,6 +41,7 @@ use crate::{
     model::{Coverage, Event, Problem},
     nodeport,
     plan::NodeAddresses,
+    privileges,
     source::{self, kube::recorder::Recorder},
     status::{self, ApplyStatus, MapStatus, Status},
     telemetry::{Eligibility, Moment, Telemetry, listen::BindFailure},
@@ -61,6 +62,8 @@ const MANY: u64 = 10_000;
 ///
 /// When the datapath cannot be started: one sentence that says what is missing and what to do.
 pub fn run(config: Config, file: Option<Watch>) -> anyhow::Result<()> {
+    probe::machine(&config.pin_dir)?;
+    privileges::reduce()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
