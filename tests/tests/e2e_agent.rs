@@ -239,3 +239,27 @@ fn ids_are_the_same_after_a_restart() {
     cluster.agents[0].restart().unwrap();
     assert_eq!(ids(&cluster), before);
 }
+
+/// Every thread, because capabilities belong to threads; and what it serves, it serves without them.
+#[test]
+fn a_running_agent_has_kept_only_what_its_work_needs() {
+    // CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF.
+    const KEPT: u64 = 1 << 2 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
+    let Some(cluster) = start(&[]) else { return };
+    let pid = cluster.agents[0].pid().unwrap();
+    let mut threads = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            u64::from_str_radix(line.trim(), 16).unwrap()
+        };
+        for set in ["CapEff:", "CapPrm:", "CapInh:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(field(set) & !KEPT, 0, "{set} {:x}", field(set));
+        }
+        assert_eq!(field("CapEff:"), KEPT, "what its work needs is there");
+        assert_eq!(field("NoNewPrivs:"), 1);
+        threads += 1;
+    }
+    assert!(threads > 1, "the agent has threads");
+}
