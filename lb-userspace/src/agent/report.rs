@@ -99,7 +99,7 @@ pub(super) fn sockets(
 
 /// How the source does, for the status file.
 pub(super) fn source(status: &mut SourceStatus, state: &SourceState) {
-    let SourceState { server, trouble, well_since, watches } = state;
+    let SourceState { server, trouble, well_since, watches, .. } = state;
     let Some(server) = server else { return };
     let seconds = status::seconds;
     let (word, since) = match (trouble, well_since) {

@@ -5,6 +5,7 @@
 //! changes nothing.
 
 mod connection;
+mod objects;
 pub mod recorder;
 mod state;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::trouble::{Class, Trouble};
 
@@ -77,6 +77,8 @@ pub struct SourceState {
     pub well_since: Option<SystemTime>,
     /// The watches.
     pub watches: Vec<WatchState>,
+    /// What was logged since all was well: what comes and goes by turns is told once.
+    told: Vec<Class>,
 }
 
 impl SourceState {
@@ -121,8 +123,11 @@ impl SourceState {
     /// Something is wrong.
     pub(super) fn ill(&mut self, kind: Kind, trouble: Trouble, now: SystemTime) {
         let watch = self.watch_mut(kind);
+        // Every attempt at a server that does not answer is slow first: no news.
+        if trouble.class == Class::Slow && watch.trouble.is_some() {
+            return;
+        }
         let since = watch.trouble.as_ref().map_or(now, |(_, since)| *since);
-        // A server that hangs is slow first and silent then: that is worse news, not other news.
         watch.trouble = Some((trouble, since));
         self.look(now);
     }
@@ -135,6 +140,7 @@ impl SourceState {
         let worst = ill.clone().max_by_key(|(trouble, _, _)| trouble.class);
         let Some((trouble, _, _)) = worst else {
             let all_heard = self.watches.iter().all(|watch| watch.heard.is_some());
+            self.told.clear();
             match self.trouble.take() {
                 Some((_, since)) => {
                     let lasted = now.duration_since(since).unwrap_or_default();
@@ -162,7 +168,12 @@ impl SourceState {
         let since = ill.map(|(_, since, _)| since).min().unwrap_or(now);
         let state = told.class.name();
         let error = &*told.text;
-        warn!(server = self.server, state, error, "the API server: what is programmed stays");
+        if self.told.contains(&told.class) {
+            debug!(server = self.server, state, error, "the API server");
+        } else {
+            self.told.push(told.class);
+            warn!(server = self.server, state, error, "the API server: what is programmed stays");
+        }
         self.well_since = None;
         self.trouble = Some((told, since));
     }
@@ -200,6 +211,23 @@ mod tests {
         state.well(Kind::Slices, at(9), None);
         state.well(Kind::Nodes, at(9), None);
         assert_eq!((state.trouble, state.well_since), (None, Some(at(9))));
+    }
+
+    #[test]
+    fn a_server_that_hangs_is_not_slow_again_with_every_attempt() {
+        let now = SystemTime::UNIX_EPOCH;
+        let mut state = SourceState::new("http://x");
+        for _ in 0..3 {
+            state.ill(Kind::Services, Trouble::new(Class::Slow, "slow"), now);
+            state.ill(Kind::Services, Trouble::new(Class::Unreachable, "silent"), now);
+            let class = state.trouble.as_ref().map(|(trouble, _)| trouble.class);
+            assert_eq!(class, Some(Class::Unreachable));
+        }
+        assert_eq!(state.told, [Class::Slow, Class::Unreachable]);
+        for kind in Kind::ALL {
+            state.well(kind, now, None);
+        }
+        assert!(state.told.is_empty() && state.trouble.is_none());
     }
 
     #[test]
