@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::{build, prerequisites, process};
+use crate::{build, cluster, prerequisites, process};
 
 /// Options of `cargo xtask bench`.
 #[derive(Args)]
@@ -26,6 +26,18 @@ enum What {
     Packet,
     /// Time and memory from Services and EndpointSlices to programmed maps
     Sync,
+    /// Network programming latency on a real cluster, and what it costs the agent
+    Cluster {
+        /// Services to create
+        #[arg(long, default_value_t = 2000)]
+        services: u32,
+        /// Endpoints of each
+        #[arg(long, default_value_t = 10)]
+        endpoints: u32,
+        /// Services created each second
+        #[arg(long, default_value_t = 50)]
+        rate: u32,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -50,11 +62,21 @@ impl Bench {
             }
             What::Sync => {
                 let _ = build::objects()?;
-                // The release profile and both packages, so that what the agent's build compiled serves.
-                let mut bench = build::static_cargo("bench")?;
-                let _ = bench.args(["--quiet", "--profile", "release"]);
-                let _ =
-                    bench.args(["-p", "lb-userspace", "-p", "lb-tests", "--bench", "sync", "--"]);
+                compiled("sync")?
+            }
+            What::Cluster { services, endpoints, rate } => {
+                if let Some(obstacle) = cluster::obstacle()? {
+                    bail!("no cluster can be made here: {obstacle}");
+                }
+                let _ = build::objects()?;
+                let equipment = cluster::equip(&build::programs()?)?;
+                let mut bench = compiled("cluster-bench")?;
+                let _ = bench.envs(equipment);
+                for (flag, value) in
+                    [("--services", services), ("--endpoints", endpoints), ("--rate", rate)]
+                {
+                    let _ = bench.args([flag, &value.to_string()]);
+                }
                 bench
             }
         };
@@ -66,4 +88,13 @@ impl Bench {
         }
         process::run(&mut bench)
     }
+}
+
+/// A benchmark that cargo compiles; its own flags may follow.
+fn compiled(name: &str) -> Result<Command> {
+    // The release profile and both packages, so that what the agent's build compiled serves.
+    let mut bench = build::static_cargo("bench")?;
+    let _ = bench.args(["--quiet", "--profile", "release"]);
+    let _ = bench.args(["-p", "lb-userspace", "-p", "lb-tests", "--bench", name, "--"]);
+    Ok(bench)
 }

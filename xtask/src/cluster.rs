@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -39,17 +40,25 @@ pub(crate) fn prepare() -> Result<Command> {
         bail!("no cluster can be made here: {obstacle}");
     }
     prerequisites::programs()?;
-    let components = kubernetes::components(Set::Cluster)?;
+    // What takes longest, and fails where Go is missing, comes first.
+    let _ = kubernetes::components(Set::Cluster)?;
     let _ = build::objects()?;
     let programs = build::programs()?;
-    let images = image::all(&programs, Some(&components))?;
     let mut command = Command::new(programs.join("lb-cluster"));
-    let _ = command
-        .env("LB_BIN", programs.join("lb"))
-        .env("LB_KUBERNETES_TOOLS", workspace::kubernetes_tools())
-        .env("LB_KUBERNETES_IMAGES", images)
-        .env("LB_DEPLOY", workspace::root().join("deploy"));
+    let _ = command.envs(equip(&programs)?);
     Ok(command)
+}
+
+/// Makes components and images, and returns the variables by which the package `lb-tests` finds them.
+/// `programs` is the directory of what has been built.
+pub(crate) fn equip(programs: &Path) -> Result<[(&'static str, PathBuf); 4]> {
+    let components = kubernetes::components(Set::Cluster)?;
+    Ok([
+        ("LB_BIN", programs.join("lb")),
+        ("LB_KUBERNETES_TOOLS", workspace::kubernetes_tools()),
+        ("LB_KUBERNETES_IMAGES", image::all(programs, Some(&components))?),
+        ("LB_DEPLOY", workspace::root().join("deploy")),
+    ])
 }
 
 /// Why no cluster can be made here, if so.

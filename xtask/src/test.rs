@@ -4,6 +4,7 @@
 //! does not come about ends the run early.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -11,7 +12,7 @@ use clap::Args;
 
 use crate::step::Step;
 use crate::verdicts::{Reader, Tally};
-use crate::{build, lint, prerequisites, process};
+use crate::{build, cluster, kubernetes, lint, prerequisites, process};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -46,6 +47,12 @@ impl Test {
                 .args(selection)
                 .arg("--no-fail-fast")
                 .env("LB_BIN", programs.join("lb"));
+            if what == CLUSTER {
+                match equipment(self.filter.is_some(), &programs) {
+                    Ok(variables) => drop(cargo.envs(variables)),
+                    Err(why) => eprintln!("==> tests of {CLUSTER} will be skipped: {why:#}"),
+                }
+            }
             if self.nightly_size {
                 let _ = cargo.env("LB_TEST_NIGHTLY", "1");
             }
@@ -57,12 +64,33 @@ impl Test {
     }
 }
 
+/// The phase that needs the components of Kubernetes.
+const CLUSTER: &str = "the real cluster";
+
 /// What the phases are called, and cargo's words that select them. All name the whole workspace: cargo
 /// would compile dependencies once more for another selection of packages.
-const PHASES: [(&str, &[&str]); 2] = [
+const PHASES: [(&str, &[&str]); 3] = [
     ("unit and property tests", &["--workspace", "--lib", "--bins"]),
-    ("packets, goldens and the lab", &["--workspace", "--test", "*"]),
+    ("packets, goldens and the lab", &OTHERS),
+    (CLUSTER, &["--workspace", "--test", "cluster*"]),
 ];
+
+/// All integration tests but `cluster*`: cargo's patterns can tell one letter from another, and no more.
+const OTHERS: [&str; 7] =
+    ["--workspace", "--test", "[!c]*", "--test", "c[!l]*", "--test", "cl[!u]*"];
+
+/// Makes what a cluster consists of and returns the variables that name it. Without, the tests find out
+/// for themselves what is missing, and skip themselves. Somebody who runs a few tests does not wait for
+/// a build of many minutes.
+fn equipment(filtered: bool, programs: &Path) -> Result<Vec<(&'static str, PathBuf)>> {
+    if let Some(why) = cluster::obstacle()? {
+        bail!("{why}");
+    }
+    if filtered && !kubernetes::is_complete() {
+        bail!("the components are not built, and only some tests are asked for");
+    }
+    Ok(cluster::equip(programs)?.into())
+}
 
 #[derive(Default)]
 struct Failures(Vec<String>);

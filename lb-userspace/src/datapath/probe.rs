@@ -104,9 +104,8 @@ fn bpffs(pin_dir: &Path) -> Result<(), ProbeError> {
     if !pin_dir.starts_with(usual) {
         return Err(error(String::new()));
     }
-    // As systemd mounts it: without a mode, everybody could pin things there.
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), usual, Some("bpf"), flags, Some("mode=0700"))
+    let none: Option<&str> = None;
+    mount(Some("bpf"), usual, Some("bpf"), MsFlags::empty(), none)
         .map_err(|errno| error(format!(" and mounting it failed ({})", errno.desc())))?;
     tracing::info!("mounted bpffs at {BPFFS}");
     Ok(())

@@ -47,12 +47,13 @@ pub(crate) fn components(set: Set) -> Result<PathBuf> {
     making::all(set)
 }
 
+/// Whether the components of a cluster are there already.
+pub(crate) fn is_complete() -> bool {
+    making::is_complete(Set::Cluster)
+}
+
 /// Why the components cannot be built here, if so.
 pub(crate) fn obstacle() -> Option<String> {
     // Whoever brings all of them needs no Go.
-    if making::is_complete(Set::Cluster) {
-        None
-    } else {
-        go::find().err().map(|error| error.to_string())
-    }
+    if is_complete() { None } else { go::find().err().map(|error| error.to_string()) }
 }
