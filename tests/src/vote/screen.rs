@@ -2,6 +2,7 @@
 
 use std::{
     io::IsTerminal,
+    os::unix::process::CommandExt,
     process::Output,
     time::{Duration, Instant},
 };
@@ -109,11 +110,15 @@ impl Screen {
 /// Runs a shell command line in a place and shows nothing.
 pub(super) fn silently(place: &Place, line: &str) -> Result<Said> {
     let begin = Instant::now();
-    let Output { status, stdout, stderr } = place
-        .command("sh")?
-        .args(["-c", line])
-        .output()
-        .with_context(|| format!("running {line}"))?;
+    let mut command = place.command("sh")?;
+    // A session of its own, without our terminal: what looks for one, as `kubectl edit` does, would
+    // be stopped for touching it from the background. Only who leads no group may begin a session.
+    let _ = command.process_group(nix::unistd::getpgrp().as_raw());
+    let session = || nix::unistd::setsid().map(drop).map_err(std::io::Error::from);
+    // SAFETY: `session` runs between fork and exec: it makes one system call and allocates nothing.
+    let _ = unsafe { command.pre_exec(session) };
+    let Output { status, stdout, stderr } =
+        command.args(["-c", line]).output().with_context(|| format!("running {line}"))?;
     let text = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
     Ok(Said { text: text.into_owned(), code: status.code(), took: begin.elapsed() })
 }

@@ -264,7 +264,7 @@ the lab stays up until Ctrl-C. In another terminal, try
 impl Drop for Scene {
     fn drop(&mut self) {
         if self.own.is_none() && self.created {
-            let line = format!("kubectl -n default delete {} --wait=false", OBJECTS.join(" "));
+            let line = format!("kubectl -n default delete {} --timeout=60s", OBJECTS.join(" "));
             let line = format!("{line} --ignore-not-found");
             match self.silently(&line) {
                 Ok(Said { code: Some(0), .. }) => {}
