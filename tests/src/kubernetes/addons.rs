@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{cluster::Cluster, node::Node, options::AgentMode, plan::DNS};
 
@@ -37,19 +37,43 @@ pub(super) fn wait_agent(cluster: &Cluster, patience: Duration) -> Result<()> {
 pub(super) fn wait_dns(cluster: &Cluster, patience: Duration) -> Result<()> {
     let waiting = ["rollout", "status", "-n", "kube-system", "deployment/coredns", "--timeout=3s"];
     let done = cluster.until("CoreDNS", patience, &["kube-controller-manager"], || {
+        check_images(cluster, "kube-dns")?;
         Ok(cluster.kubectl(&waiting).is_ok())
     });
-    done.map_err(|error| error.context(pods(cluster, "kube-dns")))
+    done.map_err(|error| error.context(pods(cluster, "kube-dns")).context("CoreDNS is not ready"))
 }
 
 /// What kubectl knows of the pods of an application in kube-system, and what they said.
 pub(super) fn pods(cluster: &Cluster, app: &str) -> String {
     let label = format!("k8s-app={app}");
     let selection = ["-n", "kube-system", "-l", &label];
-    let pods = cluster.kubectl(&[&["describe", "pods"], &selection[..]].concat());
-    let log = cluster.kubectl(&[&["logs", "--tail=20", "--prefix"], &selection[..]].concat());
-    let [pods, log] = [pods, log].map(|said| said.unwrap_or_else(|why| format!("{why:#}")));
-    format!("{pods}\n--- the end of their logs\n{log}")
+    let log = ["logs", "--tail=20", "--prefix", "--ignore-errors"];
+    let asked = [
+        [&["get", "pods", "-o", "wide"], &selection[..]].concat(),
+        vec!["get", "events", "-n", "kube-system", "--field-selector=type=Warning"],
+        [&log[..], &selection[..]].concat(),
+    ];
+    let said = asked.map(|words| {
+        let said = cluster.kubectl(&words).unwrap_or_else(|why| format!("{why:#}"));
+        format!("--- kubectl {}\n{}", words.join(" "), said.trim_end())
+    });
+    said.join("\n")
+}
+
+/// Fails when a pod of an application in kube-system has no image: waiting will not help.
+pub(super) fn check_images(cluster: &Cluster, app: &str) -> Result<()> {
+    let label = format!("k8s-app={app}");
+    let reason = "{.items[*].status.containerStatuses[*].state.waiting.reason}";
+    let output = format!("jsonpath={reason}");
+    let words = ["get", "pods", "-n", "kube-system", "-l", &label, "-o", &output];
+    // An API server that does not answer now is asked again.
+    let said = cluster.kubectl(&words).unwrap_or_default();
+    ensure!(
+        !said.contains("ImagePull") && !said.contains("ErrImage"),
+        "the nodes have no image for the pods of {app}: {} holds those that they get",
+        cluster.options().images.display()
+    );
+    Ok(())
 }
 
 /// Name of a node's agent among the processes, where it is one.

@@ -46,9 +46,10 @@ patches:
 pub(super) fn wait(cluster: &Cluster, patience: Duration) -> Result<()> {
     let waiting = ["rollout", "status", "-n", "kube-system", "daemonset/lb", "--timeout=3s"];
     let done = cluster.until("the agents", patience, &["kube-controller-manager"], || {
+        addons::check_images(cluster, "lb")?;
         Ok(cluster.kubectl(&waiting).is_ok())
     });
-    done.map_err(|error| error.context(addons::pods(cluster, "lb")))
+    done.map_err(|error| error.context(addons::pods(cluster, "lb")).context("no agents"))
 }
 
 /// Copies the YAML files of a directory.

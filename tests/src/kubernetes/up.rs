@@ -24,6 +24,9 @@ use super::{
 /// What the process that makes a cluster is called in the record.
 pub(super) const MAKER: &str = "up";
 
+/// File in the state directory of a cluster that has come up.
+const READY: &str = "ready";
+
 /// How long nodes and pods may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -41,63 +44,81 @@ impl Cluster {
         let progress = Progress { shown: options.progress };
         let plan = Plan::new(&options.name);
         let record = begin_record(&plan)?;
-        let nodes = options.nodes;
-        progress.step("namespaces, links, certificates", || {
-            own(&plan, &record)?;
-            network::build(&plan, &record, nodes)?;
-            let names: Vec<String> = (1..=nodes).map(node_name).collect();
-            control::certify(&plan, &names)?;
-            control::audit(&plan)?;
-            let executable = executable()?;
-            (1..=nodes).try_for_each(|number| node::separate(&plan, &record, &executable, number))
+        let made = make(options, plan.clone(), &record, &progress);
+        let cluster = made.with_context(|| {
+            format!(
+                "the cluster {0} did not come up; `cargo xtask cluster down --name {0}` removes what \
+                 there is of it, its logs are in {1}",
+                plan.name(),
+                plan.state().join("logs").display()
+            )
         })?;
-        let cluster = Self::assemble(options, plan)?;
-        progress.step("etcd, API server, containerd with the images, kubelets", || {
-            cluster.start_component("etcd")?;
-            cluster.start_component("kube-apiserver")?;
-            let running = &cluster;
-            let numbered: Vec<_> = (1..=nodes).zip(cluster.nodes()).collect();
-            thread::scope(|threads| {
-                let starting: Vec<_> = numbered
-                    .into_iter()
-                    .map(|(number, node)| {
-                        threads.spawn(move || (node, node::runtime(running, node, number)))
-                    })
-                    .collect();
-                cluster.wait_api_server()?;
-                register(&cluster)?;
-                for starting in starting {
-                    let (node, started) =
-                        starting.join().map_err(|_panic| anyhow!("starting a node panicked"))?;
-                    started?;
-                    node::kubelet(&cluster, node)?;
-                }
-                anyhow::Ok(())
-            })?;
-            cluster.start_component("kube-controller-manager")?;
-            cluster.start_component("kube-scheduler")
-        })?;
-        progress.step("applying CoreDNS and the agent", || addons::apply(&cluster))?;
-        let kubelets: Vec<String> =
-            cluster.nodes().iter().map(|node| format!("{}-kubelet", node.name)).collect();
-        let mut responsible: Vec<&str> = kubelets.iter().map(String::as_str).collect();
-        responsible.extend(["kube-controller-manager", "kube-scheduler"]);
-        progress.step("waiting for the nodes", || {
-            let all = ["node", "--all", "--for=condition=Ready"];
-            cluster.until("the nodes to be Ready", PATIENCE, &responsible, || {
-                Ok(cluster.kubectl(&[&["wait", "--timeout=2s"], &all[..]].concat()).is_ok())
-            })
-        })?;
-        if cluster.options().agent != AgentMode::None {
-            progress.step("waiting for the agents", || addons::wait_agent(&cluster, PATIENCE))?;
-            progress.step("waiting for CoreDNS, which needs them", || {
-                addons::wait_dns(&cluster, PATIENCE)
-            })?;
-        }
-        cluster.save()?;
+        let ready = plan.state().join(READY);
+        fs::write(&ready, "").with_context(|| format!("writing {}", ready.display()))?;
         progress.say(&format!("the cluster is up after {:.1} s", begin.elapsed().as_secs_f32()));
         Ok(cluster)
     }
+}
+
+fn make(options: Options, plan: Plan, record: &Record, progress: &Progress) -> Result<Cluster> {
+    let nodes = options.nodes;
+    progress.step("namespaces, links, certificates", || {
+        own(&plan, record)?;
+        network::build(&plan, record, nodes)?;
+        let names: Vec<String> = (1..=nodes).map(node_name).collect();
+        control::certify(&plan, &names)?;
+        control::audit(&plan)?;
+        let executable = executable()?;
+        (1..=nodes).try_for_each(|number| node::separate(&plan, record, &executable, number))
+    })?;
+    let cluster = Cluster::assemble(options, plan)?;
+    cluster.save()?;
+    progress.step("etcd, API server, containerd with the images, kubelets", || start(&cluster))?;
+    progress.step("applying CoreDNS and the agent", || addons::apply(&cluster))?;
+    progress.step("waiting for the nodes", || wait_nodes(&cluster))?;
+    if cluster.options().agent != AgentMode::None {
+        progress.step("waiting for the agents", || addons::wait_agent(&cluster, PATIENCE))?;
+        progress.step("waiting for CoreDNS, which needs them", || {
+            addons::wait_dns(&cluster, PATIENCE)
+        })?;
+    }
+    Ok(cluster)
+}
+
+/// Starts the control plane, and beside it the nodes.
+fn start(cluster: &Cluster) -> Result<()> {
+    cluster.start_component("etcd")?;
+    cluster.start_component("kube-apiserver")?;
+    thread::scope(|threads| {
+        let starting: Vec<_> = (1..)
+            .zip(cluster.nodes())
+            .map(|(number, node)| {
+                threads.spawn(move || (node, node::runtime(cluster, node, number)))
+            })
+            .collect();
+        cluster.wait_api_server()?;
+        register(cluster)?;
+        for starting in starting {
+            let (node, started) =
+                starting.join().map_err(|_panic| anyhow!("starting a node panicked"))?;
+            started?;
+            node::kubelet(cluster, node)?;
+        }
+        anyhow::Ok(())
+    })?;
+    cluster.start_component("kube-controller-manager")?;
+    cluster.start_component("kube-scheduler")
+}
+
+fn wait_nodes(cluster: &Cluster) -> Result<()> {
+    let kubelets: Vec<String> =
+        cluster.nodes().iter().map(|node| format!("{}-kubelet", node.name)).collect();
+    let mut responsible: Vec<&str> = kubelets.iter().map(String::as_str).collect();
+    responsible.extend(["kube-controller-manager", "kube-scheduler"]);
+    let words = ["wait", "--timeout=2s", "node", "--all", "--for=condition=Ready"];
+    cluster.until("the nodes to be Ready", PATIENCE, &responsible, || {
+        Ok(cluster.kubectl(&words).is_ok())
+    })
 }
 
 /// Takes the cluster's name: what an unfinished cluster left behind is removed, one that is up is not.
@@ -110,7 +131,7 @@ fn begin_record(plan: &Plan) -> Result<Record> {
         if maker.is_some_and(|(_, identity)| identity.runs()) {
             bail!("the cluster {name} is just being made");
         }
-        if Cluster::open(name).is_ok() {
+        if state.join(READY).exists() && Cluster::open(name).is_ok() {
             bail!("the cluster {name} is up: `cargo xtask cluster down --name {name}` removes it");
         }
         let _ = down(name)?;
@@ -173,7 +194,7 @@ impl Progress {
     fn step<T>(&self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let begin = Instant::now();
         self.say(&format!("==> {what} …"));
-        let done = work().with_context(|| format!("making the cluster: {what}"))?;
+        let done = work().with_context(|| what.to_owned())?;
         self.say(&format!("    {what} — done in {:.1} s", begin.elapsed().as_secs_f32()));
         Ok(done)
     }
