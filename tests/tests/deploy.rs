@@ -65,7 +65,11 @@ fn render(template: &str, values: &Value) -> String {
     let plain = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
-        other => panic!("{other:?} has no plain form"),
+        other @ (Value::Null
+        | Value::Bool(_)
+        | Value::Sequence(_)
+        | Value::Mapping(_)
+        | Value::Tagged(_)) => panic!("{other:?} has no plain form"),
     };
     let expression = |text: &str| {
         let mut words = text.split('|').map(str::trim);
