@@ -132,21 +132,12 @@ impl Histogram {
         self.buckets.last().map_or(0.0, |(_, count)| *count)
     }
 
-    /// A quantile, as Prometheus computes it: within a bucket all values are as likely.
-    pub(super) fn quantile(&self, quantile: f64) -> f64 {
-        let rank = quantile * self.count();
-        let (mut bound_below, mut count_below) = (0.0, 0.0);
-        for (bound, count) in &self.buckets {
-            if *count >= rank {
-                if bound.is_infinite() {
-                    return bound_below;
-                }
-                let part = (rank - count_below) / (count - count_below).max(1.0);
-                return bound_below + (bound - bound_below) * part;
-            }
-            (bound_below, count_below) = (*bound, *count);
-        }
-        bound_below
+    /// The least bound below which this part of the observations is. Between two bounds the histogram
+    /// knows nothing.
+    pub(super) fn at_most(&self, part: f64) -> f64 {
+        let rank = part * self.count();
+        let found = self.buckets.iter().find(|(_, count)| *count >= rank);
+        found.map_or(f64::INFINITY, |(bound, _)| *bound)
     }
 }
 
