@@ -4,6 +4,7 @@ pub mod bench;
 pub mod budget;
 pub mod cluster;
 pub mod image;
+pub mod kind;
 pub mod kube_proxy;
 pub mod kubernetes;
 pub mod lab;

@@ -12,7 +12,7 @@ use clap::Args;
 
 use crate::step::Step;
 use crate::verdicts::{Reader, Tally};
-use crate::{build, cluster, kubernetes, lint, prerequisites, process};
+use crate::{build, cluster, kind, kubernetes, lint, prerequisites, process};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -20,12 +20,18 @@ pub(crate) struct Test {
     /// Random tests in the size of a nightly run (minutes more)
     #[arg(long)]
     nightly_size: bool,
+    /// In place of everything else: the agent in a kind cluster that is made for the test (Go, 5 GB)
+    #[arg(long, conflicts_with_all = ["nightly_size", "filter"])]
+    kind: bool,
     /// Only tests whose name contains this, without the format and lint phases
     filter: Option<String>,
 }
 
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
+        if self.kind {
+            return kind::test::run();
+        }
         let obstacle = prerequisites::obstacle()?;
         match obstacle {
             None => prerequisites::programs()?,

@@ -1,11 +1,13 @@
 //! The agent as a program in each node: copied in, started apart from any terminal, and stopped again.
 
+use std::path::Path;
+
 use anyhow::{Context as _, Result, bail};
 
 use super::engine::{Engine, Node};
 use super::screen::Screen;
 use super::wait::until;
-use super::{Artifacts, Cluster, mounts};
+use super::{Cluster, mounts};
 
 const PROGRAM: &str = "/usr/local/bin/lb";
 const KUBECONFIG: &str = "/etc/kubernetes/lb-node-agent.conf";
@@ -33,8 +35,16 @@ metadata:
   annotations: {kubernetes.io/service-account.name: lb-node-agent}
 ";
 
+/// Puts the program into a node. It is of use there also when the agent is a pod: to look, and to clean up.
+pub(super) fn copy(engine: &Engine, node: &Node, lb: &Path) -> Result<()> {
+    // A program that runs cannot be written to, so it is renamed into place.
+    let line =
+        format!("cat > {PROGRAM}.new && chmod 755 {PROGRAM}.new && mv {PROGRAM}.new {PROGRAM}");
+    engine.feed_file(node, &["sh", "-ec", &line], lb).map(drop)
+}
+
 /// Starts the agent in every node and waits until each is healthy.
-pub(super) fn start(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Screen) -> Result<()> {
+pub(super) fn start(cluster: &Cluster, screen: &mut Screen) -> Result<()> {
     screen.step("The agent, a program in each node");
     let Cluster { engine, kubectl, nodes, .. } = cluster;
     let _ = kubectl.objects(engine, &["apply"], IDENTITY)?;
@@ -44,10 +54,6 @@ pub(super) fn start(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Scree
         Ok(Some(kubectl.run(engine, &words)?).filter(|token| !token.is_empty()))
     })?;
     for node in nodes {
-        // A program that runs cannot be written to, so it is renamed into place.
-        let line =
-            format!("cat > {PROGRAM}.new && chmod 755 {PROGRAM}.new && mv {PROGRAM}.new {PROGRAM}");
-        let _ = engine.feed_file(node, &["sh", "-ec", &line], &artifacts.lb)?;
         let kubeconfig = kubeconfig(engine, node, &token)?;
         let line = format!("umask 077; cat > {KUBECONFIG}");
         let _ = engine.feed_text(node, &["sh", "-ec", &line], &kubeconfig)?;

@@ -9,8 +9,8 @@ use super::{Artifacts, Cluster};
 use crate::workspace;
 
 /// In the order in which one needs the other.
-const MANIFESTS: [&str; 4] =
-    ["serviceaccount.yaml", "rbac.yaml", "configmap.yaml", "daemonset.yaml"];
+const RIGHTS_AND_SETTINGS: [&str; 3] = ["serviceaccount.yaml", "rbac.yaml", "configmap.yaml"];
+const AGENTS: [&str; 1] = ["daemonset.yaml"];
 
 /// Loads the image and applies the manifests.
 pub(super) fn apply(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Screen) -> Result<()> {
@@ -21,8 +21,12 @@ pub(super) fn apply(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Scree
         let import = ["ctr", "-n", "k8s.io", "images", "import", "-"];
         let _ = engine.feed_file(node, &import, &archive)?;
     }
-    let said = kubectl.objects(engine, &["apply"], &manifests()?)?;
-    screen.command("kubectl", "apply -k deploy", &said);
+    let said = kubectl.objects(engine, &["apply"], &manifests(&RIGHTS_AND_SETTINGS)?)?;
+    screen.command(
+        "kubectl",
+        "apply -f deploy/serviceaccount.yaml,rbac.yaml,configmap.yaml",
+        &said,
+    );
     // The agent must not need what it is about to serve.
     let path = "jsonpath={.subsets[0].addresses[0].ip} {.subsets[0].ports[0].port}";
     let real = kubectl.run(engine, &["get", "endpoints", "kubernetes", "-o", path])?;
@@ -35,15 +39,18 @@ pub(super) fn apply(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Scree
     let words = ["-n", "kube-system", "patch", "configmap", "lb", "-p", &patch];
     let said = kubectl.run(engine, &words)?;
     screen.command("kubectl", &words.join(" "), &said);
-    // Pods that were there read the ConfigMap when they start.
-    let _ = kubectl.run(engine, &["-n", "kube-system", "rollout", "restart", "daemonset/lb"])?;
+    let said = kubectl.objects(engine, &["apply"], &manifests(&AGENTS)?)?;
+    screen.command("kubectl", "apply -f deploy/daemonset.yaml", &said);
     let wait = ["-n", "kube-system", "rollout", "status", "daemonset/lb", "--timeout=180s"];
     let done = kubectl.attempt(engine, &wait)?;
     if !done.status.success() {
-        let log = ["-n", "kube-system", "logs", "-l", "k8s-app=lb", "--tail=20"];
+        let of_agents = ["-n", "kube-system", "-l", "k8s-app=lb"];
+        let log = kubectl.run(engine, &[&["logs", "--tail=20"], &of_agents[..]].concat());
+        let pods = kubectl.run(engine, &[&["describe", "pods"], &of_agents[..]].concat());
         bail!(
-            "the agents do not become ready; their log:\n{}",
-            kubectl.run(engine, &log).unwrap_or_default()
+            "the agents do not become ready; their log:\n{}\nand their pods:\n{}",
+            log.unwrap_or_default(),
+            pods.unwrap_or_default()
         );
     }
     screen.check("the agent is ready on every node", true);
@@ -60,8 +67,7 @@ pub(super) fn delete(cluster: &Cluster, screen: &mut Screen) -> Result<()> {
         screen.line("  there is none");
         return Ok(());
     }
-    let said =
-        kubectl.objects(engine, &["delete", "--ignore-not-found", "--wait"], &manifests()?)?;
+    let said = kubectl.objects(engine, &["delete", "--ignore-not-found", "--wait"], &all()?)?;
     screen.command("kubectl", "delete -k deploy", &said);
     let _ = kubectl.attempt(
         engine,
@@ -70,9 +76,13 @@ pub(super) fn delete(cluster: &Cluster, screen: &mut Screen) -> Result<()> {
     Ok(())
 }
 
-fn manifests() -> Result<String> {
+fn all() -> Result<String> {
+    Ok(manifests(&RIGHTS_AND_SETTINGS)? + &manifests(&AGENTS)?)
+}
+
+fn manifests(names: &[&str]) -> Result<String> {
     let mut all = String::new();
-    for name in MANIFESTS {
+    for name in names {
         let path = workspace::root().join("deploy").join(name);
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;

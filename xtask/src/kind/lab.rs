@@ -64,7 +64,7 @@ pub(super) fn show(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Screen
 
     screen.step("Under the hood");
     for node in nodes {
-        let said = lb(cluster, node, &["services", "describe", "vote"])?;
+        let said = engine.exec(node, &["lb", "services", "describe", "vote"])?;
         screen.command(&node.name, "lb services describe vote", &said);
         screen.check("the maps have the node port", said.contains(&NODE_PORT.to_string()));
     }
@@ -75,30 +75,6 @@ pub(super) fn show(cluster: &Cluster, artifacts: &Artifacts, screen: &mut Screen
 pub(super) fn clear(cluster: &Cluster, screen: &mut Screen) -> Result<()> {
     screen.step("The vote lab goes");
     typed(cluster, screen, &["delete", "service,deployment", "-l", MARK]).map(drop)
-}
-
-/// `lb` on a node, in whichever way the agent is there.
-fn lb(cluster: &Cluster, node: &super::engine::Node, words: &[&str]) -> Result<String> {
-    let Cluster { engine, kubectl, .. } = cluster;
-    if engine.attempt(node, &["test", "-x", "/usr/local/bin/lb"])?.status.success() {
-        return engine.exec(node, &[&["lb"], words].concat());
-    }
-    let field = format!("spec.nodeName={}", node.name);
-    let find = [
-        "-n",
-        "kube-system",
-        "get",
-        "pods",
-        "-l",
-        "k8s-app=lb",
-        "--field-selector",
-        &field,
-        "-o",
-        "name",
-    ];
-    let pod = kubectl.run(engine, &find)?;
-    let pod = pod.lines().next().with_context(|| format!("no agent is on {}", node.name))?;
-    kubectl.run(engine, &[&["-n", "kube-system", "exec", pod, "--", "/lb"], words].concat())
 }
 
 fn typed(cluster: &Cluster, screen: &Screen, words: &[&str]) -> Result<String> {

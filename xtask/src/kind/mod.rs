@@ -13,6 +13,7 @@ mod mounts;
 mod pods;
 mod proxy;
 mod screen;
+pub(crate) mod test;
 mod wait;
 
 use std::path::PathBuf;
@@ -97,12 +98,13 @@ impl Cluster {
         screen.step(&format!("The nodes of {}", self.name));
         for node in &self.nodes {
             let mounts = mounts::prepare(&self.engine, node)?;
+            agent::copy(&self.engine, node, &artifacts.lb)?;
             screen.line(&format!("  {}: {mounts}", node.name));
         }
         if install {
             install::apply(self, artifacts, screen)?;
         } else {
-            agent::start(self, artifacts, screen)?;
+            agent::start(self, screen)?;
         }
         proxy::switch_off(self, screen)?;
         if lab { lab::show(self, artifacts, screen) } else { Ok(()) }

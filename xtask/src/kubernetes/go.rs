@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{prerequisites, process};
+use crate::{prerequisites, process, workspace};
 
 /// The oldest Go that builds the pinned modules.
 const OLDEST: (u32, u32) = (1, 26);
@@ -49,6 +49,20 @@ pub(super) fn seccomp() -> Result<()> {
         "runc cannot be built without libseccomp",
         &["libseccomp-dev", "pkg-config"],
     )
+}
+
+/// Where Go keeps the files of a pinned module, fetched if need be.
+pub(super) fn module_files(module: &str, project: &str) -> Result<PathBuf> {
+    let mut go = Command::new(find()?);
+    let _ = go
+        .current_dir(workspace::kubernetes_modules().join(module))
+        .args(["mod", "download", "-json", project])
+        .env("GOWORK", "off")
+        .env_remove("GOFLAGS");
+    let says = process::output(&mut go)?;
+    let dir = says.lines().find_map(|line| line.trim().strip_prefix("\"Dir\": \""));
+    let dir = dir.and_then(|rest| rest.split('"').next());
+    dir.map(PathBuf::from).with_context(|| format!("go does not say where {project} is: {says}"))
 }
 
 /// `go1.26.8` as (1, 26).

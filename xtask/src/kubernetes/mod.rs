@@ -52,6 +52,11 @@ pub(crate) fn is_complete() -> bool {
     making::is_complete(Set::Cluster)
 }
 
+/// The files of kind's base image for nodes.
+pub(crate) fn kind_base() -> Result<PathBuf> {
+    Ok(go::module_files("kind", "sigs.k8s.io/kind")?.join("images/base/files"))
+}
+
 /// Why the components cannot be built here, if so.
 pub(crate) fn obstacle() -> Option<String> {
     // Whoever brings all of them needs no Go.

@@ -40,7 +40,15 @@ pub(super) enum Version {
 }
 
 /// Everything, quick ones first so that a missing prerequisite is found early.
-pub(super) const MODULES: [Module; 6] = [
+pub(super) const MODULES: [Module; 7] = [
+    Module {
+        dir: "kind",
+        project: "sigs.k8s.io/kind",
+        tags: "",
+        cgo: false,
+        version: &[],
+        programs: &[("kind", "", Set::Kind)],
+    },
     Module {
         dir: "runc",
         project: "github.com/opencontainers/runc",
