@@ -39,6 +39,18 @@ impl<A: Address> FlowKey<A> {
             pad: [0; 3],
         }
     }
+
+    /// Writes the key of packets in the opposite direction into `key`, in place as
+    /// [`FlowValue::write_other_key`] does.
+    #[inline(always)]
+    pub const fn write_reversed(&self, key: &mut Self) {
+        key.src = self.dst;
+        key.dst = self.src;
+        key.sport = self.dport;
+        key.dport = self.sport;
+        key.proto = self.proto;
+        key.pad = [0; 3];
+    }
 }
 
 /// Value of the flow maps: what to make of a packet with this key.

@@ -40,9 +40,17 @@ where
     // their variables would not fit the stack together.
     let mut step = match known(tables, env, place, work) {
         Some(step) => step,
-        // Most of what a node carries is not ours: it shall not even cost a call.
-        None if !may_be_vip(tables, &work.packet.tuple.dst) => Step::pass(Reason::NotService),
-        None => unknown(tables, env, work),
+        None => {
+            if work.packet.is_syn() {
+                track::make_way(tables, work);
+            }
+            // Most of what a node carries is not ours: it shall not even cost a call.
+            if may_be_vip(tables, &work.packet.tuple.dst) {
+                unknown(tables, env, work)
+            } else {
+                Step::pass(Reason::NotService)
+            }
+        }
     };
     if let Next::Draft = step.next {
         step = draft(frame, tables, env, work);

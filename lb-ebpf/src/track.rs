@@ -1,6 +1,6 @@
 //! What an existing flow means for its next packet.
 
-use lb_common::{Address, BackendValue, FlowKey, Seen};
+use lb_common::{Address, BackendValue, FlowKey, Hook, Seen};
 
 use crate::{
     packet::Work,
@@ -45,6 +45,34 @@ pub(crate) fn starts_afresh<A: Address, T: Tables<A>, E: Env<A>>(
 fn is_finished<A: Address, T: Tables<A>>(tables: &T, seen: u8, other: &FlowKey<A>) -> bool {
     let back = tables.flow(other).map_or(0, |slot| slot.value().seen);
     (seen | back) & Seen::RST != 0 || seen & back & Seen::FIN != 0
+}
+
+/// A SYN of no flow: where what is left of a finished connection would translate the replies to it, that
+/// goes.
+///
+/// The client used the same port before to reach the same backend through a Service of this node, and
+/// now reaches it past this node's Services: by the backend's own address, or translated on another
+/// node. Two translations by one node never meet like this, since the second takes another port.
+#[inline(never)]
+pub(crate) fn make_way<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
+    // XDP leaves what it does not know to tc, and what is sent to a pod was looked at where it came from.
+    if matches!(work.place.hook, Hook::Xdp | Hook::PodOut) {
+        return;
+    }
+    let Work { packet, flow, other, .. } = work;
+    let tuple = &packet.tuple;
+    tuple.write_reversed(other);
+    let Some(slot) = tables.flow(other) else { return };
+    *flow = slot.value();
+    if flow.reverse == 0 {
+        return;
+    }
+    flow.write_other_key(tuple.proto, other);
+    if is_finished(tables, flow.seen, other) {
+        tables.remove_flow(other);
+        tuple.write_reversed(other);
+        tables.remove_flow(other);
+    }
 }
 
 /// Whether a UDP flow that the client left idle is over: never answered, or idle on both sides for

@@ -6,11 +6,12 @@ mod world;
 
 use lb_common::{BackendState, FrontendKind, Hook, Reason, Seen, proto};
 use lb_ebpf::{Verdict, refuse::Answer};
-use world::{HZ, POD, POD_DEVICE, POD_OWN, World, addr, key, sent};
+use world::{EXTERNAL, HZ, POD, POD_DEVICE, POD_OWN, World, addr, key, sent};
 
 both_families![
     what_each_direction_shows_is_kept_apart,
     a_syn_chooses_again_only_over_a_finished_connection,
+    a_connection_past_the_service_ends_a_finished_one_by_the_same_ports,
     tcp_stays_with_a_backend_that_left,
     udp_leaves_a_backend_that_left_at_its_next_packet,
     udp_is_refused_when_the_last_backend_left,
@@ -118,6 +119,43 @@ fn a_syn_chooses_again_only_over_a_finished_connection<A: Answer>(world: &mut Wo
         assert_eq!(talk.backend(), addr(to));
         world.assert_pairs();
         assert_eq!(world.tables.flows.borrow().len(), 2);
+    }
+}
+
+/// The client reaches the backend another way, by the port that it used for the Service: what is left
+/// of that connection must not translate the replies of this one.
+fn a_connection_past_the_service_ends_a_finished_one_by_the_same_ports<A: Answer>(
+    world: &mut World<A>,
+) {
+    // What was said and heard before, and whether that is over.
+    let cases: [(&[u8], &[u8], bool); 4] = [
+        (&[SYN], &[], false),
+        (&[SYN, ACK], &[SYN_ACK, FIN], false),
+        (&[SYN, ACK, FIN], &[SYN_ACK, FIN], true),
+        (&[SYN], &[RST], true),
+    ];
+    for (client, backend, over) in cases {
+        for (hook, device) in [(Hook::PodIn, POD_DEVICE), (Hook::ExternalIn, EXTERNAL)] {
+            let mut talk = Talk::new(world, proto::TCP, &["other-pod"]);
+            for flags in client {
+                let _ = talk.says(*flags);
+            }
+            for flags in backend {
+                let _ = talk.hears(*flags);
+            }
+            let tuple = key("pod", 4000, "other-pod", 8080, proto::TCP);
+            let direct = |flags| sent::<A>(&tuple, [POD, POD_OWN]).flags(flags).frame();
+            // Only what opens a connection does so, and only where it comes from.
+            for (hook, flags) in [(hook, ACK), (hook, SYN_ACK), (Hook::PodOut, SYN)] {
+                let (decision, _) = talk.world.run(hook, device, &direct(flags));
+                assert_eq!(decision.reason, Reason::NotService);
+                assert_eq!(talk.world.tables.flows.borrow().len(), 2);
+            }
+            let (decision, _) = talk.world.run(hook, device, &direct(SYN));
+            assert_eq!(decision.reason, Reason::NotService);
+            let left = talk.world.tables.flows.borrow().len();
+            assert_eq!(left, if over { 0 } else { 2 }, "{client:?} {backend:?} {hook:?}");
+        }
     }
 }
 

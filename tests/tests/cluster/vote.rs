@@ -74,8 +74,8 @@ fn frontends<'a>(
         for node in 0..stage.cluster.nodes().len() {
             frontends.push((&stage.client, stage.node_port(node, family, NODE_PORT)?));
         }
-        // Of its own node: see "One client, two ways to one pod" in docs/packet-path.md.
-        frontends.push((caller, stage.node_port(0, family, NODE_PORT)?));
+        // Of the other node: see "One client, two ways to one pod" in docs/packet-path.md.
+        frontends.push((caller, stage.node_port(1, family, NODE_PORT)?));
         frontends.push((&stage.hosts[0], stage.node_port(0, family, NODE_PORT)?));
     }
     for ip in space.cluster_ips("vote")? {
