@@ -7,7 +7,7 @@
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::{errno::Errno, sys::prctl};
 
-/// What stays, and what for. Found by taking one away after the other.
+/// What stays, and what for.
 const NEEDED: [Capability; 6] = [
     // Maps, programs, links: all of bpf(2).
     Capability::CAP_BPF,
