@@ -229,7 +229,7 @@ fn a_connected_sockets_datagram_is_no_node_ports<A: Answer>(world: &mut World<A>
     world.env.awaited.push(tuple);
     let frame = sent::<A>(&tuple, [world::ROUTER, world::OWN]).frame();
     for hook in [Hook::ExternalIn, Hook::Xdp] {
-        let (decision, bytes) = world.run(hook, world::EXTERNAL, &frame);
+        let (decision, bytes) = world.run(hook, EXTERNAL, &frame);
         assert_eq!(decision, lb_ebpf::Decision::pass(Reason::HostSocket));
         assert_eq!(bytes, frame);
     }
