@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Service},
-    lab::{Addresses, FAMILIES, Family, Offloads, PodNetwork, Setup, service_networks},
+    lab::{Addresses, Agent, FAMILIES, Family, Offloads, PodNetwork, Setup, service_networks},
     worker::{Proto, UdpStyle, Worker},
 };
 
@@ -146,7 +146,9 @@ impl Table<'_> {
             ] {
                 self.cells += 1;
                 let (worker, _) = self.worker(from);
-                let timeout = std::time::Duration::from_millis(900);
+                // Every cell has an answer, so only a lost one takes this long. The kernel asks once
+                // more for a neighbour after a second.
+                let timeout = std::time::Duration::from_secs(3);
                 let outcome = worker.probe_with(proto, style, at, None, timeout).unwrap();
                 let right =
                     outcome.by() == Some(name) && outcome.source() == Some(source.ip(family));
@@ -224,7 +226,10 @@ fn walk(setup: Setup, flags: &[&str], froms: &[From]) {
         }
     }
     println!("{} cells", table.cells);
-    assert!(table.wrong.is_empty(), "wrong cells:\n{}", table.wrong);
+    if !table.wrong.is_empty() {
+        let state: String = cluster.agents.iter().map(state).collect();
+        panic!("wrong cells:\n{}\n{state}", table.wrong);
+    }
     for capture in captures {
         let seen = cluster.lab.underlay.worker.end_capture(capture).unwrap();
         assert!(!seen.frames.is_empty(), "a capture that sees nothing proves nothing");
@@ -234,6 +239,13 @@ fn walk(setup: Setup, flags: &[&str], froms: &[From]) {
             assert!(!vip, "a cluster address left the node as a destination: {frame}");
         }
     }
+}
+
+/// What an agent's maps hold and count, for whoever has to find out why a cell is wrong.
+fn state(agent: &Agent) -> String {
+    let dump = agent.commands.lb(&["dump"]).and_then(|mut lb| Ok(lb.output()?));
+    let dump = dump.map(|dump| String::from_utf8_lossy(&dump.stdout).into_owned());
+    format!("{}: {}\n{}", agent.node(), dump.unwrap_or_default(), agent.log())
 }
 
 const ALL: [From; 4] = [From::Pod, From::Host, From::Unhooked, From::Outside];
