@@ -24,6 +24,13 @@ pub struct BackendValue<A> {
     pub state: u8,
     /// Service id that the backend belongs to.
     pub service: u32,
+    /// Bits of [`BackendSets`]: in which sets of its Service the backend stands. Session affinity
+    /// leads only to members; 0 for one that merely keeps its old flows.
+    pub sets: u8,
+    /// 1 when the endpoint is on this node, else 0. For readers; the datapath never looks.
+    pub on_node: u8,
+    /// Always zero.
+    pub pad: u16,
 }
 
 impl<A: Address> BackendValue<A> {
@@ -32,6 +39,16 @@ impl<A: Address> BackendValue<A> {
     pub const fn is_serving(&self) -> bool {
         self.state == BackendState::Serving as u8
     }
+}
+
+/// The sets that new flows select from: bits of [`BackendValue::sets`].
+pub struct BackendSets;
+
+impl BackendSets {
+    /// The cluster set.
+    pub const CLUSTER: u8 = 1;
+    /// The local set, kept whether or not a policy asks for it.
+    pub const LOCAL: u8 = 2;
 }
 
 /// Whether a backend may be used.
@@ -81,6 +98,6 @@ pub struct BackendStats {
 }
 
 const _: () = {
-    assert!(size_of::<BackendValue<Addr4>>() == 12 && size_of::<BackendValue<Addr6>>() == 24);
+    assert!(size_of::<BackendValue<Addr4>>() == 16 && size_of::<BackendValue<Addr6>>() == 28);
     assert!(size_of::<BackendStats>() == 24);
 };

@@ -13,6 +13,7 @@
 extern crate std;
 
 mod addr;
+mod affinity;
 mod backend;
 mod device;
 mod filter;
@@ -21,18 +22,21 @@ mod frontend;
 mod hook;
 pub mod names;
 mod pod;
+mod range;
 mod reason;
 mod schema;
 mod service;
 mod sock;
 
 pub use addr::{Addr4, Addr6, Address, Family};
-pub use backend::{BackendState, BackendStats, BackendValue, NO_BACKEND};
+pub use affinity::{AffinityKey, AffinityValue};
+pub use backend::{BackendSets, BackendState, BackendStats, BackendValue, NO_BACKEND};
 pub use device::{DeviceRole, DeviceValue, MacAddr};
 pub use filter::{VIP_FILTER_WORDS, VipBit, vip_bit};
 pub use flow::{Action, FlowKey, FlowValue, NextHop, Seen};
 pub use frontend::{FrontendKey, FrontendKind, FrontendValue};
 pub use hook::{HOOKS, Hook};
+pub use range::{RANGE_SET_BITS, RangeKey};
 pub use reason::{Class, REASON_SLOTS, Reason};
 pub use schema::{ABI_VERSION, Runtime, Schema, Settings};
 pub use service::ServiceInfo;

@@ -21,6 +21,14 @@ pub const LB6_FLOWS: &str = "LB6_FLOWS";
 pub const LB4_SOCKS: &str = "LB4_SOCKS";
 /// Socket translations, IPv6.
 pub const LB6_SOCKS: &str = "LB6_SOCKS";
+/// Session affinity, IPv4: LRU hash, [`crate::AffinityKey`] → [`crate::AffinityValue`].
+pub const LB4_AFFINITY: &str = "LB4_AFFINITY";
+/// Session affinity, IPv6.
+pub const LB6_AFFINITY: &str = "LB6_AFFINITY";
+/// Source ranges, IPv4: LPM trie, [`crate::RangeKey`] → 1 (u32).
+pub const LB4_RANGES: &str = "LB4_RANGES";
+/// Source ranges, IPv6.
+pub const LB6_RANGES: &str = "LB6_RANGES";
 /// Devices: hash, interface index (u32) → [`crate::DeviceValue`].
 pub const LB_DEVICES: &str = "LB_DEVICES";
 /// Services by id: hash, service id (u32) → [`crate::ServiceInfo`].
@@ -35,7 +43,7 @@ pub const LB_SCHEMA: &str = "LB_SCHEMA";
 pub const LB_RUNTIME: &str = "LB_RUNTIME";
 
 /// Every map.
-pub const MAPS: [&str; 16] = [
+pub const MAPS: [&str; 20] = [
     LB4_FRONTENDS,
     LB6_FRONTENDS,
     LB4_BACKENDS,
@@ -46,6 +54,10 @@ pub const MAPS: [&str; 16] = [
     LB6_FLOWS,
     LB4_SOCKS,
     LB6_SOCKS,
+    LB4_AFFINITY,
+    LB6_AFFINITY,
+    LB4_RANGES,
+    LB6_RANGES,
     LB_DEVICES,
     LB_SERVICES,
     LB_REASONS,

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::{Addr4, Addr6, BackendValue, FlowKey, FlowValue, FrontendKey, SockKey, SockValue};
+use crate::{
+    Addr4, Addr6, AffinityKey, BackendValue, FlowKey, FlowValue, FrontendKey, RangeKey, SockKey,
+    SockValue,
+};
 
 macro_rules! pod {
     ($($generic:ident),*) => {$(
@@ -18,13 +21,14 @@ macro_rules! pod {
     )*};
 }
 
-pod!(FrontendKey, BackendValue, FlowKey, FlowValue, SockKey, SockValue);
+pod!(AffinityKey, BackendValue, FlowKey, FlowValue, FrontendKey, RangeKey, SockKey, SockValue);
 
 #[cfg(feature = "user")]
 mod aya_pod {
     use crate::{
-        Addr4, Addr6, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey,
-        FrontendValue, Runtime, Schema, ServiceInfo, Settings, SockKey, SockValue,
+        Addr4, Addr6, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
+        FlowValue, FrontendKey, FrontendValue, RangeKey, Runtime, Schema, ServiceInfo, Settings,
+        SockKey, SockValue,
     };
 
     macro_rules! aya_pod {
@@ -40,6 +44,9 @@ mod aya_pod {
     }
 
     aya_pod!(
+        AffinityKey<Addr4>,
+        AffinityKey<Addr6>,
+        AffinityValue,
         BackendStats,
         BackendValue<Addr4>,
         BackendValue<Addr6>,
@@ -51,6 +58,8 @@ mod aya_pod {
         FrontendKey<Addr4>,
         FrontendKey<Addr6>,
         FrontendValue,
+        RangeKey<Addr4>,
+        RangeKey<Addr6>,
         Runtime,
         Schema,
         ServiceInfo,

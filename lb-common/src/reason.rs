@@ -75,6 +75,9 @@ reasons! {
     /// A datagram to a NodePort that answers a socket of the node: the node sent first, from a port
     /// that happens to be a node port too.
     HostSocket = 14, Pass, "host-socket";
+    /// A socket names a frontend whose verdict depends on the source address, which a socket has not
+    /// yet: its packets are judged at the device.
+    LeftToDevice = 15, Pass, "left-to-device";
     /// First packet of a flow.
     NewFlow = 16, Translate, "new-flow";
     /// Later packet, client to backend.
@@ -91,6 +94,8 @@ reasons! {
     UnknownPort = 33, Refuse, "unknown-port";
     /// A TCP packet of no known flow is about to leave the node for a Service's address.
     StrayPacket = 34, Refuse, "stray-packet";
+    /// A protocol that Services do not have (a ping, say) to the address of Services.
+    UnknownProtocol = 35, Refuse, "unknown-protocol";
     /// The flow map is full (`--max-flows`).
     FlowTableFull = 48, Drop, "flow-table-full";
     /// No free source port towards this backend (`--snat-ports`).
@@ -107,6 +112,12 @@ reasons! {
     RefuseFailed = 54, Drop, "refuse-failed";
     /// A flow of ours that cannot leave: no route, or no address to translate to.
     NoRoute = 55, Drop, "no-route";
+    /// The policy is Local and no backend is on this node, though there are some elsewhere.
+    NoLocalBackend = 56, Drop, "no-local-backend";
+    /// The client is in none of the Service's source ranges.
+    SourceRange = 57, Drop, "source-range";
+    /// More was to be refused than is answered per second.
+    RefuseLimit = 58, Drop, "refuse-limit";
 }
 
 impl Reason {

@@ -11,8 +11,8 @@ pub mod craft;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use lb_common::{
-    Address, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey,
-    FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
+    Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
+    FlowValue, FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
 };
 
 use crate::{
@@ -77,6 +77,10 @@ pub struct MemoryTables<A: Address> {
     pub backends: HashMap<u32, BackendValue<A>>,
     /// Counters by backend id.
     pub stats: RefCell<HashMap<u32, BackendStats>>,
+    /// Session affinity.
+    pub affinity: RefCell<HashMap<AffinityKey<A>, AffinityValue>>,
+    /// Source ranges: (set, network address, prefix length).
+    pub ranges: Vec<(u32, A, u8)>,
     /// Socket translations.
     pub socks: RefCell<HashMap<SockKey<A>, SockValue<A>>>,
 }
@@ -93,6 +97,13 @@ impl<A: Address> MemoryTables<A> {
         *self.filter.entry(bit.word).or_default() |= bit.mask;
         let _ = self.frontends.insert(key, value);
     }
+}
+
+/// Whether the first `len` bits of both addresses are the same.
+fn is_within<A: Address>(net: &A, len: u8, addr: &A) -> bool {
+    let pairs = bytemuck::bytes_of(net).iter().zip(bytemuck::bytes_of(addr));
+    let differ = pairs.map(|(a, b)| a ^ b).enumerate().find(|(_, bits)| *bits != 0);
+    differ.is_none_or(|(at, bits)| at as u32 * 8 + bits.leading_zeros() >= u32::from(len))
 }
 
 /// A flow entry that outlives its map entry, as the kernel's do until the program returns.
@@ -144,6 +155,18 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
         stats.flows += flows;
         stats.packets += packets;
         stats.bytes += bytes;
+    }
+
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
+        self.affinity.borrow().get(key).copied()
+    }
+
+    fn put_affinity(&self, key: &AffinityKey<A>, value: &AffinityValue) {
+        let _ = self.affinity.borrow_mut().insert(*key, *value);
+    }
+
+    fn in_range(&self, set: u32, client: &A) -> bool {
+        self.ranges.iter().any(|(of, net, len)| *of == set && is_within(net, *len, client))
     }
 
     fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>> {

@@ -1,8 +1,8 @@
 //! What a decision may ask and change: the maps, and the node around them.
 
 use lb_common::{
-    Address, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey, FrontendValue, Hook,
-    NextHop, Reason, Settings, SockKey, SockValue,
+    Address, AffinityKey, AffinityValue, BackendValue, DeviceValue, FlowKey, FlowValue,
+    FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
 };
 
 /// The maps, as far as one address family needs them.
@@ -39,6 +39,15 @@ pub trait Tables<A: Address> {
 
     /// Adds to the counters of a backend; `bytes` from the IP header on.
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64);
+
+    /// The backend that a client had last.
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue>;
+
+    /// Remembers the backend of a client, replacing an older one; the map makes room by itself.
+    fn put_affinity(&self, key: &AffinityKey<A>, value: &AffinityValue);
+
+    /// Whether a client is in one of the ranges of a set.
+    fn in_range(&self, set: u32, client: &A) -> bool;
 
     /// The translation of a socket.
     fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>>;

@@ -10,8 +10,8 @@ use std::{
 };
 
 use lb_common::{
-    BackendValue, FlowKey, FlowValue, FrontendKey, FrontendKind, FrontendValue, Hook, Reason,
-    SockKey, SockValue, proto,
+    AffinityKey, AffinityValue, BackendValue, FlowKey, FlowValue, FrontendKey, FrontendKind,
+    FrontendValue, Hook, Reason, SockKey, SockValue, proto,
 };
 use lb_ebpf::{
     Decision, InsertError, Place, Tables, Verdict, Work,
@@ -212,6 +212,15 @@ impl<A: Answer> Tables<A> for Raced<'_, A> {
     }
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
         self.tables.count_backend(id, flows, packets, bytes);
+    }
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
+        self.tables.affinity(key)
+    }
+    fn put_affinity(&self, key: &AffinityKey<A>, value: &AffinityValue) {
+        self.tables.put_affinity(key, value);
+    }
+    fn in_range(&self, set: u32, client: &A) -> bool {
+        self.tables.in_range(set, client)
     }
     fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>> {
         self.tables.sock(key)

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// The fields that each map's dump must show: of the key, then of the value. A plain number is
 /// printed as such.
-const FIELDS: [(&str, &[&str], &[&str]); 16] = [
+const FIELDS: [(&str, &[&str], &[&str]); 20] = [
     (names::LB4_FRONTENDS, &["addr", "port", "proto", "pad"], FRONTEND),
     (names::LB6_FRONTENDS, &["addr", "port", "proto", "pad"], FRONTEND),
     (names::LB4_BACKENDS, &[], BACKEND),
@@ -24,6 +24,10 @@ const FIELDS: [(&str, &[&str], &[&str]); 16] = [
     (names::LB6_FLOWS, FLOW_KEY, FLOW),
     (names::LB4_SOCKS, SOCK_KEY, SOCK),
     (names::LB6_SOCKS, SOCK_KEY, SOCK),
+    (names::LB4_AFFINITY, &["service", "client"], &["backend", "last_used"]),
+    (names::LB6_AFFINITY, &["service", "client"], &["backend", "last_used"]),
+    (names::LB4_RANGES, &["prefix_len", "data"], &[]),
+    (names::LB6_RANGES, &["prefix_len", "data"], &[]),
     (names::LB_DEVICES, &[], &["snat4", "snat6", "role", "pad"]),
     (names::LB_SERVICES, &[], &["namespace", "name", "port_name", "proto", "family", "pad"]),
     (names::LB_REASONS, &[], &[]),
@@ -31,8 +35,9 @@ const FIELDS: [(&str, &[&str], &[&str]); 16] = [
     (names::LB_SCHEMA, &[], &["abi_version", "families", "object_hash"]),
     (names::LB_RUNTIME, &[], &["generation", "pad"]),
 ];
-const FRONTEND: &[&str] = &["service", "base", "len", "kind", "pad"];
-const BACKEND: &[&str] = &["addr", "port", "proto", "state", "service"];
+const FRONTEND: &[&str] =
+    &["service", "base", "len", "local_len", "ranges", "affinity", "kind", "local", "pad"];
+const BACKEND: &[&str] = &["addr", "port", "proto", "state", "service", "sets", "on_node", "pad"];
 const FLOW_KEY: &[&str] = &["src", "dst", "sport", "dport", "proto", "pad"];
 const FLOW: &[&str] = &[
     "src",

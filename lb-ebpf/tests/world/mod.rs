@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use lb_common::{
-    BackendState, BackendValue, DeviceRole, DeviceValue, FlowKey, FlowValue, FrontendKey,
-    FrontendKind, FrontendValue, Hook, MacAddr, NextHop, Reason, Settings, proto,
+    BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue, FlowKey, FlowValue,
+    FrontendKey, FrontendKind, FrontendValue, Hook, MacAddr, NextHop, Reason, Settings, proto,
 };
 use lb_ebpf::{
     Decision, Place, Route, Tables, Verdict, Work,
@@ -142,6 +142,8 @@ impl<A: Answer> World<A> {
                 proto,
                 state: BackendState::Serving as u8,
                 service: self.services,
+                sets: BackendSets::CLUSTER,
+                ..BackendValue::default()
             };
             let _ = self.tables.backends.insert(id, backend);
         }
@@ -150,7 +152,7 @@ impl<A: Answer> World<A> {
             base,
             len: u32::try_from(backends.len()).unwrap(),
             kind: kind as u8,
-            pad: [0; 3],
+            ..FrontendValue::default()
         };
         self.tables.add_frontend(FrontendKey::new(addr(name), port, proto), value);
         if kind == FrontendKind::ClusterIp {

@@ -122,6 +122,8 @@ mod tests {
             proto: proto::UDP,
             state: BackendState::Gone,
             service: ServiceId(3),
+            sets: 0,
+            on_node: false,
         };
         let json = serde_json::to_value(row(&Op::PutBackend(BackendId(7), backend))).unwrap();
         assert_eq!(json["op"], "put-backend");

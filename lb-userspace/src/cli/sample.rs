@@ -29,7 +29,12 @@ pub(crate) fn vote() -> Snapshot {
         (5, "10.244.0.9", 53, proto::UDP, BackendState::Gone, 3),
     ] {
         let addr = addr.parse().unwrap();
-        let backend = Backend { addr, port, proto, state, service: ServiceId(service) };
+        let service = ServiceId(service);
+        let sets = match state {
+            BackendState::Serving => lb_common::BackendSets::CLUSTER,
+            BackendState::Free | BackendState::Gone => 0,
+        };
+        let backend = Backend { addr, port, proto, state, service, sets, on_node: false };
         let _none = contents.backends.insert(BackendId(id), backend);
     }
     contents.slots = vec![0, 0, 1, 2, 4];
@@ -41,7 +46,8 @@ pub(crate) fn vote() -> Snapshot {
         ("10.96.0.53", 53, proto::UDP, FrontendKind::ClusterIp, 3, 0, 0),
         ("10.96.0.10", 0, 0, FrontendKind::Marker, 0, 0, 0),
     ] {
-        let value = FrontendValue { service, base, len, kind: kind as u8, pad: [0; 3] };
+        let value =
+            FrontendValue { service, base, len, kind: kind as u8, ..FrontendValue::default() };
         let _none =
             contents.frontends.insert(Frontend::new(addr.parse().unwrap(), port, proto), value);
     }

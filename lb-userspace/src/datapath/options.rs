@@ -18,6 +18,8 @@ pub fn max_entries(capacity: &Capacity, name: &str) -> Option<u32> {
         names::LB_SLOTS => Some(backends.saturating_mul(4)),
         names::LB4_FLOWS | names::LB6_FLOWS => Some(flows),
         names::LB4_SOCKS | names::LB6_SOCKS => Some((flows / 4).max(1024)),
+        names::LB4_AFFINITY | names::LB6_AFFINITY => Some((flows / 4).max(1024)),
+        names::LB4_RANGES | names::LB6_RANGES => Some(frontends),
         names::LB_SERVICES => Some(services),
         _ => None,
     }

@@ -12,6 +12,10 @@ pub trait MapFamily: Address {
     const FLOWS: &'static str;
     /// Name of the socket map.
     const SOCKS: &'static str;
+    /// Name of the affinity map.
+    const AFFINITY: &'static str;
+    /// Name of the map of source ranges.
+    const RANGES: &'static str;
 }
 
 impl MapFamily for Addr4 {
@@ -19,6 +23,8 @@ impl MapFamily for Addr4 {
     const BACKENDS: &'static str = names::LB4_BACKENDS;
     const FLOWS: &'static str = names::LB4_FLOWS;
     const SOCKS: &'static str = names::LB4_SOCKS;
+    const AFFINITY: &'static str = names::LB4_AFFINITY;
+    const RANGES: &'static str = names::LB4_RANGES;
 }
 
 impl MapFamily for Addr6 {
@@ -26,4 +32,6 @@ impl MapFamily for Addr6 {
     const BACKENDS: &'static str = names::LB6_BACKENDS;
     const FLOWS: &'static str = names::LB6_FLOWS;
     const SOCKS: &'static str = names::LB6_SOCKS;
+    const AFFINITY: &'static str = names::LB6_AFFINITY;
+    const RANGES: &'static str = names::LB6_RANGES;
 }

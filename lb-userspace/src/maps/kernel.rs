@@ -238,9 +238,10 @@ fn delete<K: Pod, V: Pod>(
 
 fn backend_entry<A: Address>(op: &Op) -> Option<(u32, BackendValue<A>)> {
     let Op::PutBackend(id, backend) = op else { return None };
-    let &Backend { addr, port, proto, state, service } = backend;
+    let &Backend { addr, port, proto, state, service, sets, on_node } = backend;
     let addr = A::from_ip(addr)?;
-    Some((id.0, BackendValue { addr, port, proto, state: state as u8, service: service.0 }))
+    let (state, service, on_node) = (state as u8, service.0, u8::from(on_node));
+    Some((id.0, BackendValue { addr, port, proto, state, service, sets, on_node, pad: 0 }))
 }
 
 fn frontend_entry<A: Address>(op: &Op) -> Option<(FrontendKey<A>, FrontendValue)> {
@@ -266,8 +267,9 @@ pub(super) fn backend<A: Address>(
     if state == BackendState::Free {
         return None;
     }
-    let &BackendValue { addr, port, proto, state: _, service } = value;
-    let backend = Backend { addr: addr.ip(), port, proto, state, service: ServiceId(service) };
+    let &BackendValue { addr, port, proto, state: _, service, sets, on_node, pad: _ } = value;
+    let (addr, service, on_node) = (addr.ip(), ServiceId(service), on_node != 0);
+    let backend = Backend { addr, port, proto, state, service, sets, on_node };
     Some((BackendId(id), backend))
 }
 

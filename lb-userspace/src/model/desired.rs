@@ -2,11 +2,12 @@
 //!
 //! Invariant: two objects that mean the same give equal values, whatever order their parts came in.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
 
+use ipnet::IpNet;
 use lb_common::Family;
 
-use super::object::ObjectName;
+use super::object::{ObjectName, TrafficPolicy};
 
 /// Something that knows what shall be programmed.
 pub trait Desired {
@@ -30,10 +31,24 @@ pub struct DesiredPort {
     pub proto: u8,
     /// The family.
     pub family: Family,
-    /// The VIP and its port; `None` when an older Service holds them.
-    pub vip: Option<(IpAddr, u16)>,
+    /// The port of all addresses except the node's.
+    pub port: u16,
+    /// The cluster IP; `None` when an older Service holds its port.
+    pub vip: Option<IpAddr>,
+    /// The external IPs whose port no older Service holds, sorted.
+    pub external_ips: Vec<IpAddr>,
+    /// The load balancer's addresses of mode VIP whose port no older Service holds, sorted.
+    pub load_balancer_ips: Vec<IpAddr>,
     /// The port of the node addresses; `None` when it has none or an older Service holds it.
     pub node_port: Option<u16>,
+    /// Which backends a client of the cluster IP gets.
+    pub internal_policy: TrafficPolicy,
+    /// Which backends a client outside gets by any other address.
+    pub external_policy: TrafficPolicy,
+    /// Seconds for which a client keeps its backend; `None` without session affinity.
+    pub affinity: Option<NonZeroU32>,
+    /// The ranges, sorted, from which the load balancer's addresses may be used; `None` for all.
+    pub source_ranges: Option<Vec<IpNet>>,
     /// The serving set, sorted by address and port, each once.
     pub backends: Vec<DesiredBackend>,
 }
@@ -45,8 +60,13 @@ pub struct DesiredBackend {
     pub addr: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Whether new flows may select it.
-    pub selectable: bool,
+    /// Whether it is on this node.
+    pub on_node: bool,
+    /// Whether it is a member of the cluster set.
+    pub cluster: bool,
+    /// Whether it is a member of the local set. Not every member of the local set is one of the
+    /// cluster set: each falls back to endpoints that terminate on its own.
+    pub local: bool,
 }
 
 impl Desired for std::collections::BTreeMap<ObjectName, DesiredService> {

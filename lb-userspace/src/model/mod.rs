@@ -23,7 +23,7 @@ pub use event::{Coverage, Event};
 use lb_common::Family;
 pub use object::{
     Conditions, Endpoint, Exposure, Node, ObjectName, ProtoName, Service, ServicePort, Slice,
-    SlicePort, family,
+    SlicePort, TrafficPolicy, family,
 };
 pub use problem::{Problem, Remark, Severity, Subject};
 
@@ -189,11 +189,17 @@ impl Desired for Model {
                     name: port.name.clone(),
                     proto,
                     family,
-                    vip: holds(Claim::Vip { addr, port: port.port, proto })
-                        .then_some((addr, port.port)),
+                    port: port.port,
+                    vip: holds(Claim::Vip { addr, port: port.port, proto }).then_some(addr),
+                    external_ips: Vec::new(),
+                    load_balancer_ips: Vec::new(),
                     node_port: port
                         .node_port
                         .filter(|port| holds(Claim::NodePort { family, port: *port, proto })),
+                    internal_policy: TrafficPolicy::Cluster,
+                    external_policy: TrafficPolicy::Cluster,
+                    affinity: None,
+                    source_ranges: None,
                     backends: select::serving_set(port, family, slices),
                 });
             }

@@ -89,6 +89,16 @@ pub enum Exposure {
     OtherProxy,
 }
 
+/// Which endpoints a Service's clients get.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum TrafficPolicy {
+    /// All of the cluster.
+    #[default]
+    Cluster,
+    /// Only those on the client's node, or on the node that the client's packets reach.
+    Local,
+}
+
 /// One port of a Service.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ServicePort {

@@ -43,7 +43,9 @@ pub(super) fn serving_set(
         .map(|c| DesiredBackend {
             addr: c.addr,
             port: c.port,
-            selectable: match any_ready {
+            on_node: false,
+            local: false,
+            cluster: match any_ready {
                 true => c.conditions.ready,
                 false => c.conditions.serving && c.conditions.terminating,
             },

@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{BackendState, FrontendValue, ServiceInfo};
+use lb_common::{BackendSets, BackendState, FrontendValue, ServiceInfo};
 
 use super::{
     NodeAddresses,
@@ -112,7 +112,13 @@ impl<'a> Build<'a> {
         self.stages.serving.extend(backends.put);
         self.stages.gone.extend(backends.gone);
         for (frontend, kind) in &draft.frontends {
-            let value = FrontendValue { service: id.0, base, len, kind: *kind as u8, pad: [0; 3] };
+            let value = FrontendValue {
+                service: id.0,
+                base,
+                len,
+                kind: *kind as u8,
+                ..FrontendValue::default()
+            };
             if !self.put_frontend(*frontend, value) {
                 self.does_not_fit(draft, Full::of_frontend(frontend));
                 let _wanted = wanted.remove(frontend);
@@ -130,7 +136,7 @@ impl<'a> Build<'a> {
             if let Some(backend) = backends[id.0 as usize]
                 && backend.state == BackendState::Serving
             {
-                let gone = Backend { state: BackendState::Gone, ..backend };
+                let gone = Backend { state: BackendState::Gone, sets: 0, ..backend };
                 merged.gone.push(Op::PutBackend(id, gone));
             }
         };
@@ -164,12 +170,15 @@ impl<'a> Build<'a> {
                 proto: draft.port.proto,
                 state: BackendState::Serving,
                 service,
+                sets: u8::from(want.cluster) * BackendSets::CLUSTER
+                    + u8::from(want.local) * BackendSets::LOCAL,
+                on_node: want.on_node,
             };
             if backends.get(id.0 as usize) != Some(&Some(backend)) {
                 merged.put.push(Op::PutBackend(id, backend));
             }
             let _new = self.serving.insert(id);
-            if want.selectable {
+            if want.cluster {
                 merged.selectable.push(id);
             }
         }
@@ -319,7 +328,7 @@ struct Merged {
 /// The op that takes a backend out of the serving set, if it is in.
 fn leave(actual: &Actual, id: BackendId) -> Option<Op> {
     let backend = actual.backend(id).filter(|b| b.state == BackendState::Serving)?;
-    Some(Op::PutBackend(id, Backend { state: BackendState::Gone, ..*backend }))
+    Some(Op::PutBackend(id, Backend { state: BackendState::Gone, sets: 0, ..*backend }))
 }
 
 /// Withdraws what a draft wants.

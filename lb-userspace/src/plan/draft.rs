@@ -56,8 +56,8 @@ impl Drafts {
         }
         let arena = Arena { names, orphans, actual };
         for draft in &mut drafts {
-            if let Some((addr, port)) = draft.port.vip {
-                let frontend = Frontend::new(addr, port, draft.port.proto);
+            if let Some(addr) = draft.port.vip {
+                let frontend = Frontend::new(addr, draft.port.port, draft.port.proto);
                 this.claim(draft, frontend, FrontendKind::ClusterIp, &arena);
             }
         }

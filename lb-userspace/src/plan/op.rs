@@ -107,6 +107,10 @@ pub struct Backend {
     pub state: BackendState,
     /// The service that it belongs to.
     pub service: ServiceId,
+    /// The sets that it stands in: bits of [`lb_common::BackendSets`].
+    pub sets: u8,
+    /// Whether the endpoint is on this node.
+    pub on_node: bool,
 }
 
 impl Backend {
@@ -185,7 +189,7 @@ struct FrontendTarget<'a>(&'a FrontendValue);
 
 impl fmt::Display for FrontendTarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FrontendValue { service, base, len, kind, pad: _ } = *self.0;
+        let FrontendValue { service, base, len, kind, .. } = *self.0;
         match FrontendKind::from_u8(kind) {
             Some(FrontendKind::Marker) => return Ok(()),
             Some(kind) => write!(f, " {} service {service}", kind.name())?,
@@ -223,7 +227,7 @@ mod tests {
             base: 40,
             len: 2,
             kind: FrontendKind::ClusterIp as u8,
-            pad: [0; 3],
+            ..FrontendValue::default()
         };
         let info = ServiceInfo::new("default", "vote", "http", proto::TCP, Family::V4)
             .expect("names are short");
@@ -233,6 +237,8 @@ mod tests {
             proto: proto::UDP,
             state: BackendState::Gone,
             service: ServiceId(3),
+            sets: 0,
+            on_node: false,
         };
         let ops = [
             (

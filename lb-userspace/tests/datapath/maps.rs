@@ -21,7 +21,8 @@ fn backend(n: u32, state: BackendState) -> Backend {
     } else {
         std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, octets[2].into(), octets[3].into()).into()
     };
-    Backend { addr, port: 8080, proto: proto::TCP, state, service: ServiceId(n / 5 + 1) }
+    let service = ServiceId(n / 5 + 1);
+    Backend { addr, port: 8080, proto: proto::TCP, state, service, sets: 0, on_node: false }
 }
 
 fn frontend(n: u32) -> Frontend {
@@ -30,7 +31,7 @@ fn frontend(n: u32) -> Frontend {
 
 fn target(n: u32, len: u32) -> FrontendValue {
     let kind = FrontendKind::ClusterIp as u8;
-    FrontendValue { service: n + 1, base: n * 5, len, kind, pad: [0; 3] }
+    FrontendValue { service: n + 1, base: n * 5, len, kind, ..FrontendValue::default() }
 }
 
 fn info(n: u32) -> ServiceInfo {

@@ -70,6 +70,10 @@ impl Kernel {
             (names::LB_SLOTS, 4096),
             (names::LB4_SOCKS, 1024),
             (names::LB6_SOCKS, 1024),
+            (names::LB4_AFFINITY, 1024),
+            (names::LB6_AFFINITY, 1024),
+            (names::LB4_RANGES, 1024),
+            (names::LB6_RANGES, 1024),
         ] {
             let _chained = loader.map_max_entries(map, room);
         }

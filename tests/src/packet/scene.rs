@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use lb_common::{
-    Addr4, Addr6, Address, BackendState, BackendValue, DeviceRole, DeviceValue, FrontendKey,
-    FrontendKind, FrontendValue, MacAddr, NextHop, Settings, proto,
+    Addr4, Addr6, Address, BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue,
+    FrontendKey, FrontendKind, FrontendValue, MacAddr, NextHop, Settings, proto,
 };
 use lb_ebpf::{
     Route,
@@ -155,6 +155,8 @@ impl<A: Answer> World<A> {
                             proto,
                             state: BackendState::Serving as u8,
                             service,
+                            sets: BackendSets::CLUSTER,
+                            ..BackendValue::default()
                         };
                         let _ = self.tables.backends.insert(id, value);
                     } else {
@@ -168,7 +170,7 @@ impl<A: Answer> World<A> {
                     base,
                     len: len(backends),
                     kind: kind as u8,
-                    pad: [0; 3],
+                    ..FrontendValue::default()
                 };
                 self.tables.add_frontend(FrontendKey::new(addr(name), port, proto), value);
                 id += 1;

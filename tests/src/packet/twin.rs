@@ -12,8 +12,8 @@ use std::{
 
 use anyhow::{Result, ensure};
 use lb_common::{
-    BackendState, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey, FrontendValue, Hook,
-    NextHop, Reason, Settings, SockKey, SockValue,
+    AffinityKey, AffinityValue, BackendState, BackendValue, DeviceValue, FlowKey, FlowValue,
+    FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
 };
 use lb_ebpf::{
     Decision, Env, InsertError, Place, Route, Tables, Verdict, Work,
@@ -301,6 +301,15 @@ impl<A: Answer> Tables<A> for Follower<'_, A> {
     }
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
         self.world.tables.count_backend(id, flows, packets, bytes);
+    }
+    fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
+        self.world.tables.affinity(key)
+    }
+    fn put_affinity(&self, key: &AffinityKey<A>, value: &AffinityValue) {
+        self.world.tables.put_affinity(key, value);
+    }
+    fn in_range(&self, set: u32, client: &A) -> bool {
+        self.world.tables.in_range(set, client)
     }
     fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>> {
         self.world.tables.sock(key)

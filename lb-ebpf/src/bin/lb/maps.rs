@@ -7,13 +7,13 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 use lb_common::{
-    Addr4, Addr6, Address, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue,
-    FrontendKey, FrontendValue, NextHop, Runtime, Schema, ServiceInfo, SockKey, SockValue,
-    VIP_FILTER_WORDS,
+    Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue,
+    FlowKey, FlowValue, FrontendKey, FrontendValue, NextHop, RANGE_SET_BITS, RangeKey, Runtime,
+    Schema, ServiceInfo, SockKey, SockValue, VIP_FILTER_WORDS,
 };
 use lb_ebpf::{FlowSlot, InsertError, Tables, Work};
 
@@ -42,6 +42,14 @@ static LB6_FLOWS: HashMap<FlowKey<Addr6>, FlowValue<Addr6>, 262144> = HashMap::n
 static LB4_SOCKS: LruHashMap<SockKey<Addr4>, SockValue<Addr4>, 65536> = LruHashMap::new();
 #[btf_map]
 static LB6_SOCKS: LruHashMap<SockKey<Addr6>, SockValue<Addr6>, 65536> = LruHashMap::new();
+#[btf_map]
+static LB4_AFFINITY: LruHashMap<AffinityKey<Addr4>, AffinityValue, 65536> = LruHashMap::new();
+#[btf_map]
+static LB6_AFFINITY: LruHashMap<AffinityKey<Addr6>, AffinityValue, 65536> = LruHashMap::new();
+#[btf_map]
+static LB4_RANGES: LpmTrie<RangeKey<Addr4>, u32, 65536, NO_PREALLOC> = LpmTrie::new();
+#[btf_map]
+static LB6_RANGES: LpmTrie<RangeKey<Addr6>, u32, 65536, NO_PREALLOC> = LpmTrie::new();
 #[btf_map]
 pub(crate) static LB_DEVICES: HashMap<u32, DeviceValue, 4096> = HashMap::new();
 #[btf_map]
@@ -130,7 +138,10 @@ impl<A: Address> FlowSlot<A> for KernelFlow<A> {
 }
 
 macro_rules! tables {
-    ($addr:ty, $frontends:ident, $backends:ident, $flows:ident, $socks:ident) => {
+    (
+        $addr:ty, $frontends:ident, $backends:ident, $flows:ident, $socks:ident, $affinity:ident,
+        $ranges:ident
+    ) => {
         impl Tables<$addr> for KernelTables {
             type Flow = KernelFlow<$addr>;
 
@@ -194,6 +205,25 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn affinity(&self, key: &AffinityKey<$addr>) -> Option<AffinityValue> {
+                // SAFETY: copied at once, see the module's doc.
+                unsafe { $affinity.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn put_affinity(&self, key: &AffinityKey<$addr>, value: &AffinityValue) {
+                // The map evicts on its own; without an entry a client is merely balanced anew.
+                _ = $affinity.insert(key, value, 0);
+            }
+
+            #[inline(always)]
+            fn in_range(&self, set: u32, client: &$addr) -> bool {
+                const BITS: u32 = RANGE_SET_BITS + 8 * size_of::<$addr>() as u32;
+                let key = Key::new(BITS, RangeKey { set, addr: *client });
+                $ranges.get(&key).is_some()
+            }
+
+            #[inline(always)]
             fn sock(&self, key: &SockKey<$addr>) -> Option<SockValue<$addr>> {
                 // SAFETY: copied at once, see the module's doc.
                 unsafe { $socks.get(key) }.copied()
@@ -209,5 +239,5 @@ macro_rules! tables {
     };
 }
 
-tables!(Addr4, LB4_FRONTENDS, LB4_BACKENDS, LB4_FLOWS, LB4_SOCKS);
-tables!(Addr6, LB6_FRONTENDS, LB6_BACKENDS, LB6_FLOWS, LB6_SOCKS);
+tables!(Addr4, LB4_FRONTENDS, LB4_BACKENDS, LB4_FLOWS, LB4_SOCKS, LB4_AFFINITY, LB4_RANGES);
+tables!(Addr6, LB6_FRONTENDS, LB6_BACKENDS, LB6_FLOWS, LB6_SOCKS, LB6_AFFINITY, LB6_RANGES);

@@ -258,6 +258,8 @@ fn damaged() -> impl Strategy<Value = Contents> {
                     proto: 6,
                     state,
                     service: ServiceId(service),
+                    sets: if serving { lb_common::BackendSets::CLUSTER } else { 0 },
+                    on_node: false,
                 };
                 let _before = contents.backends.insert(BackendId(id), backend);
             }
@@ -273,7 +275,7 @@ fn damaged() -> impl Strategy<Value = Contents> {
             for ((address, port, proto), (service, base, len, kind)) in frontends {
                 let port = if port == 3 { 0 } else { 30080 + port };
                 let frontend = Frontend::new(addr(addrs[address]), port, [0, 6, 17][proto]);
-                let value = FrontendValue { service, base, len, kind, pad: [0; 3] };
+                let value = FrontendValue { service, base, len, kind, ..FrontendValue::default() };
                 let _before = contents.frontends.insert(frontend, value);
             }
             contents

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     maps::{Contents, Fault, FaultyMaps, MemoryMaps},
-    model::{DesiredBackend, DesiredPort, DesiredService, ObjectName},
+    model::{DesiredBackend, DesiredPort, DesiredService, ObjectName, TrafficPolicy},
 };
 
 /// What is desired, said directly.
@@ -25,15 +25,24 @@ fn web(number: u8, node_port: Option<u16>, hosts: &[u8]) -> DesiredService {
     let backend = |host: &u8| DesiredBackend {
         addr: [10, 244, number, *host].into(),
         port: 8080,
-        selectable: true,
+        on_node: false,
+        cluster: true,
+        local: false,
     };
     DesiredService {
         ports: vec![DesiredPort {
             name: Arc::from("http"),
             proto: proto::TCP,
             family: Family::V4,
-            vip: Some(([10, 96, 0, number].into(), 80)),
+            port: 80,
+            vip: Some([10, 96, 0, number].into()),
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
             node_port,
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            source_ranges: None,
             backends: hosts.iter().map(backend).collect(),
         }],
     }
@@ -116,7 +125,7 @@ fn node_addresses_come_and_go() {
 fn a_vip_that_is_an_address_of_the_node_leaves_its_other_ports_alone() {
     let mut rig = rig();
     let mut service = web(1, None, &[1]);
-    service.ports[0].vip = Some((addr("192.0.2.1"), 80));
+    service.ports[0].vip = Some(addr("192.0.2.1"));
     let wish = Wish::from([(name(1), service)]);
     let _first = ops(&mut rig, &wish, &[1]);
     let marker = Frontend::marker(addr("192.0.2.1"));

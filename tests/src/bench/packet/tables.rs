@@ -8,8 +8,9 @@ use aya::{
     maps::{Array, HashMap, PerCpuArray},
 };
 use lb_common::{
-    Addr4, Addr6, Address, BackendState, BackendValue, DeviceRole, DeviceValue, FrontendKey,
-    FrontendKind, FrontendValue, MacAddr, REASON_SLOTS, Reason, Runtime, names, proto, vip_bit,
+    Addr4, Addr6, Address, BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue,
+    FrontendKey, FrontendKind, FrontendValue, MacAddr, REASON_SLOTS, Reason, Runtime, names, proto,
+    vip_bit,
 };
 
 use super::{
@@ -80,7 +81,7 @@ pub(super) fn fill(ebpf: &mut Ebpf, case: &Case, devices: Devices) -> Result<()>
 fn frontend(service: u32) -> FrontendValue {
     let base = endpoints(service).start;
     let kind = FrontendKind::ClusterIp as u8;
-    FrontendValue { service, base, len: ENDPOINTS, kind, pad: [0; 3] }
+    FrontendValue { service, base, len: ENDPOINTS, kind, ..FrontendValue::default() }
 }
 
 fn floor(ebpf: &mut Ebpf, case: &Case, devices: Devices) -> Result<()> {
@@ -127,6 +128,8 @@ where
                 proto: proto::TCP,
                 state: BackendState::Serving as u8,
                 service,
+                sets: BackendSets::CLUSTER,
+                ..BackendValue::default()
             };
             set(ebpf, backends, id, backend)?;
             set(ebpf, names::LB_SLOTS, id, id)?;
