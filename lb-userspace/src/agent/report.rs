@@ -10,8 +10,9 @@ use std::{
 use crate::{
     config::{Config, SocketLb},
     datapath::{
-        attach::{self, AttachProblem, CGROUP},
+        attach::{AttachProblem, CGROUP},
         links::{self, Pinned},
+        wanted,
     },
     devices::{Device, NodeState},
     model::Problem,
@@ -36,7 +37,7 @@ pub(super) fn attached(links_dir: &Path, devices: &[Device], config: &Config) ->
             devices
                 .iter()
                 .filter(|known| known.name == device)
-                .flat_map(|known| attach::wanted(known, config.xdp))
+                .flat_map(|known| wanted::wanted(known, config.xdp))
                 .find(|wanted| wanted.place.name() == place)
                 .map_or_else(|| place.to_owned(), |wanted| wanted.program.to_owned())
         };

@@ -1,4 +1,4 @@
-//! Which program runs where, and the steps from what is attached to that.
+//! The steps from the programs that are attached to those that shall be.
 //!
 //! Invariant: one failing device is reported and does not keep the others from being served; a
 //! device that lost its role, or vanished, keeps nothing of ours.
@@ -11,82 +11,19 @@ use std::{
     path::Path,
 };
 
-use lb_common::{DeviceRole, names};
+use lb_common::names;
 
 use super::{
     clsact,
     links::{self, Direction, LinkError, Links, Outcome, Pinned, Target, XdpFlavour, pin_name},
     load::Programs,
+    wanted::{Place, Wanted, cgroup_attach_type, wanted},
 };
 use crate::{
     config::{TcMode, XdpMode},
     devices::Device,
     maps::bpf,
 };
-
-/// A hook of a device.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub enum Place {
-    /// tc.
-    Tc(Direction),
-    /// XDP.
-    Xdp(XdpFlavour),
-}
-
-impl Place {
-    /// The name in pins, tables and log lines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tc(Direction::Ingress) => "tc-in",
-            Self::Tc(Direction::Egress) => "tc-out",
-            Self::Xdp(XdpFlavour::Native) => "xdp-native",
-            Self::Xdp(XdpFlavour::Generic) => "xdp-generic",
-        }
-    }
-}
-
-/// A program that shall run at a hook of a device.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Wanted {
-    /// The hook.
-    pub place: Place,
-    /// Name of the program.
-    pub program: &'static str,
-    /// Whether the datapath works without it, only slower.
-    pub optional: bool,
-}
-
-/// What shall run on a device.
-pub fn wanted(device: &Device, xdp: XdpMode) -> Vec<Wanted> {
-    let tc = |direction, program| Wanted { place: Place::Tc(direction), program, optional: false };
-    match device.role {
-        DeviceRole::Other => Vec::new(),
-        DeviceRole::Loopback => vec![tc(Direction::Egress, names::LB_LO_OUT)],
-        DeviceRole::Workload => {
-            // What undoes a translation comes first: a node that already carries traffic would lose
-            // the first answers.
-            vec![tc(Direction::Egress, names::LB_POD_OUT), tc(Direction::Ingress, names::LB_POD_IN)]
-        }
-        DeviceRole::External => {
-            let mut wanted = vec![
-                tc(Direction::Egress, names::LB_EXT_OUT),
-                tc(Direction::Ingress, names::LB_EXT_IN),
-            ];
-            let flavour = match xdp {
-                XdpMode::Off => None,
-                XdpMode::Auto => device.physical.then_some((XdpFlavour::Native, true)),
-                XdpMode::Native => Some((XdpFlavour::Native, false)),
-                XdpMode::Generic => Some((XdpFlavour::Generic, false)),
-            };
-            wanted.extend(flavour.map(|(flavour, optional)| Wanted {
-                place: Place::Xdp(flavour),
-                program: names::LB_XDP_IN,
-                optional,
-            }));
-            wanted
-        }
-    }
-}
 
 /// A device, or the cgroup, that could not be given its programs.
 #[derive(Debug, thiserror::Error)]
@@ -385,60 +322,4 @@ fn no_tcx(error: &LinkError) -> bool {
 fn problem(device: &str, pin: &str, action: &'static str, source: io::Error) -> AttachProblem {
     let error = LinkError { action, pin: pin.to_owned(), source };
     AttachProblem { device: device.to_owned(), error }
-}
-
-/// `BPF_CGROUP_…` of a socket program.
-fn cgroup_attach_type(program: &str) -> Option<u32> {
-    Some(match program {
-        "lb_connect4" => 10,
-        "lb_connect6" => 11,
-        "lb_sendmsg4" => 14,
-        "lb_sendmsg6" => 15,
-        "lb_recvmsg4" => 19,
-        "lb_recvmsg6" => 20,
-        "lb_getpeer4" => 29,
-        "lb_getpeer6" => 30,
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn places(role: DeviceRole, physical: bool, xdp: XdpMode) -> Vec<(&'static str, &'static str)> {
-        let device = Device { role, physical, ..Device::named("x", 1) };
-        wanted(&device, xdp).iter().map(|w| (w.place.name(), w.program)).collect()
-    }
-
-    #[test]
-    fn each_role_has_its_programs() {
-        use DeviceRole::{External, Loopback, Other, Workload};
-        assert_eq!(places(Other, true, XdpMode::Native), []);
-        assert_eq!(places(Loopback, false, XdpMode::Native), [("tc-out", names::LB_LO_OUT)]);
-        let workload = [("tc-out", names::LB_POD_OUT), ("tc-in", names::LB_POD_IN)];
-        assert_eq!(places(Workload, false, XdpMode::Generic), workload);
-        let external = [("tc-out", names::LB_EXT_OUT), ("tc-in", names::LB_EXT_IN)];
-        assert_eq!(places(External, true, XdpMode::Off), external);
-    }
-
-    #[test]
-    fn auto_attaches_xdp_to_physical_devices_only() {
-        let xdp = |physical, mode| {
-            let places = places(DeviceRole::External, physical, mode);
-            places.get(2).map(|place| place.0)
-        };
-        assert_eq!(xdp(true, XdpMode::Auto), Some("xdp-native"));
-        assert_eq!(xdp(false, XdpMode::Auto), None);
-        assert_eq!(xdp(false, XdpMode::Native), Some("xdp-native"));
-        assert_eq!(xdp(false, XdpMode::Generic), Some("xdp-generic"));
-        assert_eq!(xdp(true, XdpMode::Off), None);
-    }
-
-    #[test]
-    fn every_socket_program_has_a_hook() {
-        for program in names::CGROUP_PROGRAMS {
-            assert!(cgroup_attach_type(program).is_some(), "{program}");
-        }
-    }
 }

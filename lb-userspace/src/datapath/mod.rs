@@ -14,6 +14,7 @@ pub mod options;
 pub mod paths;
 pub mod probe;
 pub mod sysctl;
+pub mod wanted;
 
 use std::{fs, io, path::PathBuf};
 
