@@ -56,7 +56,11 @@ impl Agent {
         let maps = MemoryMaps::new(limits);
         let mut reconciler = Reconciler::adopt(maps, &Contents::default(), limits, now);
         let local: BTreeSet<IpAddr> = [IpAddr::from([192, 0, 2, 1])].into();
-        reconciler.node(NodeAddresses { local: local.clone(), node_port: local });
+        reconciler.node(NodeAddresses {
+            local: local.clone(),
+            node_port: local.clone(),
+            primary: local,
+        });
         Self { reconciler, now }
     }
 

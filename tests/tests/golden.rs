@@ -41,7 +41,8 @@ impl Agent {
         let mut planner = Planner::adopt(&Contents::default(), Limits::default(), now);
         let local: BTreeSet<IpAddr> =
             LOCAL.iter().map(|addr| addr.parse().expect("an address")).collect();
-        planner.set_node(NodeAddresses { local: local.clone(), node_port: local });
+        let primary = local.iter().copied().filter(|addr| !addr.is_loopback()).collect();
+        planner.set_node(NodeAddresses { local: local.clone(), node_port: local, primary });
         Self { model: Model::new(), planner, maps, now }
     }
 

@@ -236,6 +236,7 @@ impl Agent {
         self.reconciler.node(NodeAddresses {
             local: self.node.addresses.iter().copied().collect(),
             node_port: node_port.into_iter().collect(),
+            primary: self.primary().into_iter().collect(),
         });
     }
 

@@ -19,7 +19,7 @@ use crate::{
     cli::ops,
     maps::{ApplyError, Contents, Maps, MapsError},
     model::{Claim, Coverage, Event, Model, ObjectName, Problem},
-    plan::{BackendId, Limits, NodeAddresses, Op, Planner},
+    plan::{BackendId, ExternalIps, Limits, NodeAddresses, Op, Planner},
 };
 
 /// Shortest and longest pause before what failed is tried again.
@@ -30,6 +30,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub struct Reconciler<M> {
     limits: Limits,
     node: NodeAddresses,
+    external_ips: ExternalIps,
     model: Model,
     planner: Planner,
     maps: Counted<M>,
@@ -71,6 +72,7 @@ impl<M: Maps> Reconciler<M> {
         Self {
             limits,
             node: NodeAddresses::default(),
+            external_ips: ExternalIps::default(),
             model,
             planner,
             maps: Counted { maps, written: Written::default(), batches: 0 },
@@ -96,6 +98,12 @@ impl<M: Maps> Reconciler<M> {
         self.node_known = true;
     }
 
+    /// Says which external IPs are programmed. Call it before the first pass.
+    pub fn external_ips(&mut self, external_ips: ExternalIps) {
+        self.planner.set_external_ips(external_ips);
+        self.external_ips = external_ips;
+    }
+
     /// How often the maps were written to: contents that were read before and after the same number
     /// of writes can be [compared](Self::compare).
     pub fn written(&self) -> u64 {
@@ -110,6 +118,7 @@ impl<M: Maps> Reconciler<M> {
         if !differences.is_empty() {
             self.planner = Planner::adopt(contents, self.limits, now);
             self.planner.set_node(self.node.clone());
+            self.planner.set_external_ips(self.external_ips);
             self.planner.mark(self.model.service_names());
             if self.model.coverage() == Coverage::Full {
                 self.planner.prune();

@@ -68,5 +68,6 @@ fn addresses(selectors: &[Selector]) -> anyhow::Result<NodeAddresses> {
     Ok(NodeAddresses {
         node_port: nodeport::select(selectors, &state.addresses, &primary).into_iter().collect(),
         local: state.addresses.into_iter().collect(),
+        primary: primary.into_iter().collect(),
     })
 }

@@ -8,6 +8,7 @@ mod adopt;
 mod build;
 mod compare;
 mod draft;
+mod external;
 mod ids;
 mod limits;
 mod op;
@@ -20,6 +21,7 @@ mod vips;
 
 use std::time::Instant;
 
+pub use external::ExternalIps;
 pub use limits::Limits;
 pub(crate) use op::ServiceName;
 pub use op::{Backend, BackendId, Frontend, Op, ServiceId};

@@ -12,6 +12,7 @@ use std::{
 use lb_common::FrontendKind;
 
 use super::{
+    ExternalIps,
     actual::{Actual, object_name},
     build::{Build, Reserved},
     draft::Drafts,
@@ -30,6 +31,8 @@ pub struct NodeAddresses {
     pub local: BTreeSet<IpAddr>,
     /// Those that serve NodePorts.
     pub node_port: BTreeSet<IpAddr>,
+    /// Those by which the node is known to others.
+    pub primary: BTreeSet<IpAddr>,
 }
 
 /// Ops to execute, and what to remember until they are.
@@ -57,6 +60,7 @@ pub struct Planner {
     pub(super) actual: Actual,
     limits: Limits,
     node: NodeAddresses,
+    external_ips: ExternalIps,
     /// Services to be planned next.
     pending: BTreeSet<ObjectName>,
     /// Services that were in the maps at start and that nobody asked for so far.
@@ -94,6 +98,7 @@ impl Planner {
             recheck_words: BTreeSet::new(),
             adopted: true,
             node: NodeAddresses::default(),
+            external_ips: ExternalIps::default(),
             actual,
             limits,
         }
@@ -108,6 +113,11 @@ impl Planner {
             self.recheck.extend(node.local.symmetric_difference(&self.node.local));
         }
         self.node = node;
+    }
+
+    /// Says which external IPs are programmed. Call it before the first plan.
+    pub fn set_external_ips(&mut self, external_ips: ExternalIps) {
+        self.external_ips = external_ips;
     }
 
     /// Says which Services changed.

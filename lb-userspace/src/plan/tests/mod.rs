@@ -82,7 +82,8 @@ fn addr(text: &str) -> IpAddr {
 
 fn node() -> NodeAddresses {
     let local = ["192.0.2.1", "127.0.0.1", "2001:db8::1", "::1"].map(addr);
-    NodeAddresses { local: local.into(), node_port: local.into() }
+    let primary = ["192.0.2.1", "2001:db8::1"].map(addr).into();
+    NodeAddresses { local: local.into(), node_port: local.into(), primary }
 }
 
 /// The backends that a frontend leads to, or what is wrong.
