@@ -103,7 +103,7 @@ impl<A: Address> MemoryTables<A> {
 fn is_within<A: Address>(net: &A, len: u8, addr: &A) -> bool {
     let pairs = bytemuck::bytes_of(net).iter().zip(bytemuck::bytes_of(addr));
     let differ = pairs.map(|(a, b)| a ^ b).enumerate().find(|(_, bits)| *bits != 0);
-    differ.is_none_or(|(at, bits)| at as u32 * 8 + bits.leading_zeros() >= u32::from(len))
+    differ.is_none_or(|(at, bits)| at * 8 + bits.leading_zeros() as usize >= usize::from(len))
 }
 
 /// A flow entry that outlives its map entry, as the kernel's do until the program returns.

@@ -187,6 +187,7 @@ fn services(cluster: &Cluster) {
         addresses: lab.client.addresses,
         node: String::new(),
         condition: lb_tests::cluster::Condition::Ready,
+        hints: lb_tests::cluster::Hints::default(),
     };
     for (backend, name, number) in BACKENDS {
         let port = 8080 + u16::from(number);

@@ -129,6 +129,7 @@ fn endpoints() -> Vec<Endpoint> {
             },
             node: "node1".to_owned(),
             condition: Condition::Ready,
+            hints: lb_tests::cluster::Hints::default(),
         })
         .collect()
 }

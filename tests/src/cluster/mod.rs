@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use running::Cluster;
-pub use service::{Port, Service, ServiceType};
-pub use slices::{Condition, Endpoint, slices};
+pub use service::{Ingress, Policy, Port, Service, ServiceType};
+pub use slices::{Condition, Endpoint, Hints, node, slices};
 
 /// A directory that agents read with `--source`.
 pub struct Directory {

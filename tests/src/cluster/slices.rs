@@ -14,6 +14,17 @@ pub enum Condition {
     Draining,
     /// Terminating and no longer serving.
     Terminated,
+    /// Serving though not ready, and not terminating.
+    Serving,
+}
+
+/// Who an endpoint is meant for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Hints {
+    /// `hints.forNodes`.
+    pub nodes: Vec<String>,
+    /// `hints.forZones`.
+    pub zones: Vec<String>,
 }
 
 /// A pod, or a process of a node, that serves.
@@ -27,6 +38,8 @@ pub struct Endpoint {
     pub node: String,
     /// Its state.
     pub condition: Condition,
+    /// Who it is meant for.
+    pub hints: Hints,
 }
 
 impl Endpoint {
@@ -37,6 +50,7 @@ impl Endpoint {
             addresses: pod.addresses,
             node: pod.node.clone(),
             condition: Condition::Ready,
+            hints: Hints::default(),
         }
     }
 
@@ -47,6 +61,7 @@ impl Endpoint {
             addresses: node.addresses,
             node: node.name().to_owned(),
             condition: Condition::Ready,
+            hints: Hints::default(),
         }
     }
 
@@ -54,6 +69,13 @@ impl Endpoint {
     #[must_use]
     pub fn is(self, condition: Condition) -> Self {
         Self { condition, ..self }
+    }
+
+    /// The same endpoint with hints.
+    #[must_use]
+    pub fn meant_for(self, nodes: &[&str], zones: &[&str]) -> Self {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        Self { hints: Hints { nodes: words(nodes), zones: words(zones) }, ..self }
     }
 }
 
@@ -81,12 +103,13 @@ ports:
             yaml += &format!("  - {{name: \"{name}\", protocol: {proto}, port: {target}}}\n");
         }
         yaml.push_str(if endpoints.is_empty() { "endpoints: []\n" } else { "endpoints:\n" });
-        for Endpoint { name, addresses, node, condition } in endpoints {
+        for Endpoint { name, addresses, node, condition, hints } in endpoints {
             let (ready, serving, terminating) = match condition {
                 Condition::Ready => (true, true, false),
                 Condition::NotReady => (false, false, false),
                 Condition::Draining => (false, true, true),
                 Condition::Terminated => (false, false, true),
+                Condition::Serving => (false, true, false),
             };
             yaml += &format!(
                 "  - addresses: [\"{}\"]
@@ -96,7 +119,42 @@ ports:
 ",
                 addresses.ip(family),
             );
+            yaml += &hints.yaml();
         }
     }
     yaml
+}
+
+impl Hints {
+    fn yaml(&self) -> String {
+        if *self == Self::default() {
+            return String::new();
+        }
+        let list = |words: &[String]| -> String {
+            let words: Vec<_> = words.iter().map(|word| format!("{{name: {word}}}")).collect();
+            words.join(", ")
+        };
+        let (nodes, zones) = (list(&self.nodes), list(&self.zones));
+        format!("    hints: {{forNodes: [{nodes}], forZones: [{zones}]}}\n")
+    }
+}
+
+/// A Node object, as the API server holds it; without a zone it has no label of one.
+pub fn node(node: &Node, zone: Option<&str>) -> String {
+    let labels = zone.map_or_else(String::new, |zone| {
+        format!("  labels: {{topology.kubernetes.io/zone: {zone}}}\n")
+    });
+    let [v4, v6] = node.addresses.both();
+    format!(
+        "apiVersion: v1
+kind: Node
+metadata:
+  name: {}
+{labels}status:
+  addresses:
+    - {{type: InternalIP, address: {v4}}}
+    - {{type: InternalIP, address: \"{v6}\"}}
+",
+        node.name()
+    )
 }

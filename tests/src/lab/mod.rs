@@ -208,11 +208,11 @@ impl Lab {
         self.pods().try_for_each(|pod| pod.serve(port))
     }
 
-    /// Lets the client send packets for the Service networks to a node, as a router outside would
+    /// Lets the client send packets for all addresses of Services to a node, as a router outside would
     /// that has a static route for them.
     pub fn route_services_by(&self, node: usize) -> Result<()> {
         let gateway = self.nodes.get(node).context("no such node")?.addresses;
-        for network in service_networks() {
+        for network in service_networks().into_iter().chain(outside_networks()) {
             let via = if network.0.is_ipv4() { gateway.v4 } else { gateway.v6 };
             self.client.netns.netlink().add_route(network, Some(via), "eth0")?;
         }
@@ -237,6 +237,32 @@ impl Lab {
 /// The networks of Service addresses: `10.96.0.0/16` and `fd96::/112`.
 pub fn service_networks() -> [Cidr; 2] {
     [Cidr([10, 96, 0, 0].into(), 16), Cidr([0xfd96, 0, 0, 0, 0, 0, 0, 0].into(), 112)]
+}
+
+/// The networks of external IPs, `10.97.0.0/16` and `fd97::/112`, and of a load balancer's addresses,
+/// `10.98.0.0/16` and `fd98::/112`: nobody has one of them, and nodes send them to their gateway.
+pub fn outside_networks() -> [Cidr; 4] {
+    [
+        Cidr([10, 97, 0, 0].into(), 16),
+        Cidr([0xfd97, 0, 0, 0, 0, 0, 0, 0].into(), 112),
+        Cidr([10, 98, 0, 0].into(), 16),
+        Cidr([0xfd98, 0, 0, 0, 0, 0, 0, 0].into(), 112),
+    ]
+}
+
+/// `10.97.0.N` and `fd97::N` (in decimal digits): an external IP of each family.
+pub fn external_address(number: u8) -> Addresses {
+    numbered(97, 0xfd97, number)
+}
+
+/// `10.98.0.N` and `fd98::N` (in decimal digits): an address of a load balancer of each family.
+pub fn load_balancer_address(number: u8) -> Addresses {
+    numbered(98, 0xfd98, number)
+}
+
+fn numbered(second: u8, first: u16, number: u8) -> Addresses {
+    let digits = u16::from_str_radix(&number.to_string(), 16).unwrap_or(0);
+    Addresses { v4: [10, second, 0, number].into(), v6: [first, 0, 0, 0, 0, 0, 0, digits].into() }
 }
 
 /// The `lb-lab` binary: `LB_LAB_BIN`, the running program, or the one built beside it.
