@@ -1,6 +1,6 @@
 //! Starting a flow: which translation its packets get, in both directions, and where.
 
-use lb_common::{Action, DeviceRole, FrontendKind, Hook, NextHop, Reason};
+use lb_common::{Action, DeviceRole, Hook, NextHop, Reason};
 
 use crate::{
     family::{Family, address_delta, opposite, port_delta},
@@ -41,8 +41,8 @@ where
     T: Tables<A>,
     E: Env<A>,
 {
-    let Work { place, packet, flow, reverse, other, frontend } = &mut *work;
-    let backend = choose(tables, frontend, env.random(), other).ok_or(Reason::Inconsistent)?;
+    let Work { place, packet, flow, reverse, other, set, .. } = &mut *work;
+    let backend = choose(tables, set, env.random(), other).ok_or(Reason::Inconsistent)?;
     let tuple = &packet.tuple;
     other.src = tuple.src;
     other.sport = tuple.sport;
@@ -189,12 +189,13 @@ where
     flow.action = Action::Stack as u8;
     reverse.action = Action::Stack as u8;
     match place.hook {
-        // A pod. Its address is kept, except where the backend must not see it: on the way to a
-        // node port (as kube-proxy masquerades) and to itself (it would answer past us).
+        // A pod. Its address is kept, except where the backend must not see it: to itself (it would
+        // answer past us), and by an address meant for clients outside, as kube-proxy masquerades,
+        // which `externalTrafficPolicy: Local` forbids.
         Hook::PodIn | Hook::PodOut | Hook::Socket => {
             let hairpin = flow.dst == packet.tuple.src;
-            let node_port = frontend.kind == FrontendKind::NodePort as u8;
-            if here || !(hairpin || node_port) {
+            let masqueraded = frontend.is_external() && !frontend.is_local();
+            if here || !(hairpin || masqueraded) {
                 reverse.hooks = Hook::PodOut.bit();
                 return Ok(());
             }

@@ -40,7 +40,7 @@ mod verdict;
 
 pub use family::Family;
 pub use frame::Frame;
-pub use packet::{Packet, Place, Work};
+pub use packet::{Packet, Place, Set, Work};
 pub use pipeline::process;
 pub use tables::{Env, FlowSlot, InsertError, Route, Tables};
 pub use verdict::{Decision, Verdict};

@@ -59,6 +59,20 @@ pub struct Work<A> {
     pub other: FlowKey<A>,
     /// The frontend of a packet that starts a flow.
     pub frontend: FrontendValue,
+    /// The slots from which its backend is chosen.
+    pub set: Set,
+}
+
+/// A range of slots, one set of backends of a Service.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(C)]
+pub struct Set {
+    /// Index of the first slot.
+    pub base: u32,
+    /// Number of slots.
+    pub len: u32,
+    /// The bit of the set, see [`lb_common::BackendSets`].
+    pub bit: u8,
 }
 
 /// What the datapath needs to know of a packet; the rest stays in the frame.

@@ -10,6 +10,7 @@ use crate::{
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
+    select::{Client, objection, set_for},
     tables::{Env, FlowSlot, Route, Tables},
     track,
     verdict::{Decision, Verdict},
@@ -227,18 +228,22 @@ where
     if packet.is_tcp() && !packet.is_syn() {
         return stray(place, &frontend);
     }
-    // A node port is no socket's: the node may itself have sent from a port of that number.
+    // The node may itself have sent from this address and port, if the address is one of its own:
+    // the port of a frontend is no socket's.
     if !packet.is_tcp()
-        && frontend.kind == FrontendKind::NodePort as u8
+        && frontend.is_external()
         && matches!(place.hook, Hook::ExternalIn | Hook::Xdp)
         && env.is_awaited(tuple)
     {
         return Step::pass(Reason::HostSocket);
     }
-    if frontend.len == 0 {
-        return Step::new(Next::Refuse, Reason::NoBackend);
+    let set = set_for(&frontend, Client::at(place.hook));
+    if let Some(reason) = objection(tables, &frontend, &set, &tuple.src) {
+        let refused = matches!(reason.class(), Class::Refuse);
+        return Step::new(if refused { Next::Refuse } else { Next::Drop }, reason);
     }
     work.frontend = frontend;
+    work.set = set;
     Step::new(Next::Draft, Reason::NewFlow)
 }
 

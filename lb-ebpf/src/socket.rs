@@ -9,7 +9,7 @@ use lb_common::{Address, BackendValue, FlowKey, Reason, SockDirection, SockKey, 
 use crate::{
     family::Family,
     frontend::{Found, find},
-    select::choose,
+    select::{Client, choose, set_for},
     tables::{Env, Tables},
 };
 
@@ -29,8 +29,8 @@ pub struct Call<A> {
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome<A> {
-    /// Nothing.
-    Untouched,
+    /// Nothing, because of this.
+    Untouched(Reason),
     /// Another address and port (host order) take the place of those named.
     Rewritten(A, u16, Reason),
     /// The call fails with ECONNREFUSED.
@@ -96,7 +96,7 @@ where
 {
     match tables.sock(&call.key(call.addr, call.port, SockDirection::Back)) {
         Some(frontend) => Outcome::Rewritten(frontend.addr, frontend.port, Reason::SocketReply),
-        None => Outcome::Untouched,
+        None => Outcome::Untouched(Reason::NotService),
     }
 }
 
@@ -112,15 +112,21 @@ where
     // Every loopback address is the node's own; NodePorts are found under one of them.
     let addr = if call.addr.is_loopback() { A::loopback() } else { call.addr };
     let frontend = match find(tables, &addr, call.port, call.proto) {
-        Found::Nothing => return Outcome::Untouched,
+        Found::Nothing => return Outcome::Untouched(Reason::NotService),
         Found::UnknownPort => return Outcome::Refused(Reason::UnknownPort),
         Found::Frontend(frontend) => frontend,
     };
+    let set = set_for(&frontend, Client::Host);
+    // A socket may not have its address yet, and silence is none of the answers that a call can be
+    // given: devices check source ranges, and drop.
+    if frontend.ranges != 0 || (set.len == 0 && frontend.len != 0) {
+        return Outcome::Untouched(Reason::LeftToDevice);
+    }
     if frontend.len == 0 {
         return Outcome::Refused(Reason::NoBackend);
     }
     let mut to = FlowKey::default();
-    let Some(backend) = choose(tables, &frontend, env.random(), &mut to) else {
+    let Some(backend) = choose(tables, &set, env.random(), &mut to) else {
         return Outcome::Refused(Reason::Inconsistent);
     };
     let value = SockValue {

@@ -41,7 +41,7 @@ fn connect_goes_to_a_backend_and_names_the_frontend_back<A: Answer>(world: &mut 
         // Another socket talks to the backend itself.
         for other in [COOKIE + 1, COOKIE + (1 << 32), COOKIE & 0xffff_ffff] {
             let heard = reply(&world.tables, &call::<A>(other, "remote-pod", 8080, proto));
-            assert_eq!(heard, Outcome::Untouched);
+            assert_eq!(heard, Outcome::Untouched(Reason::NotService));
         }
         assert_eq!(world.tables.stats.borrow()[&id].flows, 1);
     }
@@ -125,14 +125,20 @@ fn what_is_no_service_is_untouched<A: Answer>(world: &mut World<A>) {
         [("node", 22, proto::TCP), ("node", 30000, proto::UDP), ("client", 30000, proto::TCP)]
     {
         let asked = call::<A>(1, name, port, proto);
-        assert_eq!(connect(&world.tables, &world.env, &asked), Outcome::Untouched);
-        assert_eq!(sendmsg(&world.tables, &world.env, &asked), Outcome::Untouched);
-        assert_eq!(reply(&world.tables, &asked), Outcome::Untouched);
+        assert_eq!(
+            connect(&world.tables, &world.env, &asked),
+            Outcome::Untouched(Reason::NotService)
+        );
+        assert_eq!(
+            sendmsg(&world.tables, &world.env, &asked),
+            Outcome::Untouched(Reason::NotService)
+        );
+        assert_eq!(reply(&world.tables, &asked), Outcome::Untouched(Reason::NotService));
     }
     // A clear bit in the filter is trusted before the frontends are.
     let key = FrontendKey::new(addr::<A>("client"), 30000, proto::TCP);
     let value = *world.tables.frontends.values().next().unwrap();
     let _ = world.tables.frontends.insert(key, value);
     let asked = call::<A>(1, "client", 30000, proto::TCP);
-    assert_eq!(connect(&world.tables, &world.env, &asked), Outcome::Untouched);
+    assert_eq!(connect(&world.tables, &world.env, &asked), Outcome::Untouched(Reason::NotService));
 }

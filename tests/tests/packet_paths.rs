@@ -53,6 +53,8 @@ fn steps() -> Vec<Step> {
     let pod = ("pod", 4000);
     let client = ("client", 4000);
     let node = ("node", 4000);
+    // Other ports, for backends that were met before.
+    let [other_pod, other_client, other_node] = [("pod", 4100), ("client", 4100), ("node", 4100)];
     vec![
         step(
             "pod to ClusterIP",
@@ -173,6 +175,62 @@ fn steps() -> Vec<Step> {
             client,
             ("node", 22),
             Untouched(Reason::NotService),
+        ),
+        step(
+            "outside to a load balancer's address",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            other_client,
+            ("public", 82),
+            Stack(Reason::NewFlow, other_client, ("other-pod", 8080)),
+        ),
+        step(
+            "a pod outside the source ranges",
+            Hook::PodIn,
+            FROM_POD,
+            other_pod,
+            ("public", 82),
+            Dropped(Reason::SourceRange),
+        ),
+        step(
+            "the node inside them",
+            Hook::ExternalOut,
+            TO_OUTSIDE,
+            other_node,
+            ("public", 82),
+            Masqueraded(Reason::NewFlow, "node-at-pods", ("other-pod", 8080), TO_OTHER_POD),
+        ),
+        step(
+            "outside to the local set",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            ("client", 4200),
+            ("node", 30004),
+            Stack(Reason::NewFlow, ("client", 4200), ("other-pod", 8080)),
+        ),
+        step(
+            "pod past the local set, unmasqueraded",
+            Hook::PodIn,
+            FROM_POD,
+            other_pod,
+            ("node", 30004),
+            Stack(Reason::NewFlow, other_pod, ("remote-pod", 8080)),
+        ),
+        step(
+            "no local backend at XDP",
+            Hook::Xdp,
+            FROM_OUTSIDE,
+            other_client,
+            ("public", 81),
+            Dropped(Reason::NoLocalBackend),
+        ),
+        step(
+            "no local backend for a process of the node",
+            Hook::ExternalOut,
+            TO_OUTSIDE,
+            other_node,
+            ("vip", 87),
+            Dropped(Reason::NoLocalBackend),
         ),
         step(
             "a slot without backend",

@@ -4,7 +4,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 use lb_common::{
     BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue, FlowKey, FlowValue,
@@ -55,6 +55,7 @@ pub(crate) fn addr<A: Answer>(name: &str) -> A {
         "client" => ("198.51.100.7", "2001:db8:f::7"),
         "vip" => ("10.96.0.10", "fd00:10:96::a"),
         "other-vip" => ("10.96.0.11", "fd00:10:96::b"),
+        "public" => ("203.0.113.10", "2001:db8:b::a"),
         "loopback" => ("127.0.0.1", "::1"),
         _ => panic!("no address is called {name}"),
     };
@@ -73,6 +74,36 @@ pub(crate) const POD: MacAddr = mac(0x55);
 pub(crate) const POD_OWN: MacAddr = mac(0x05);
 pub(crate) const OTHER_POD: MacAddr = mac(0x66);
 pub(crate) const OTHER_POD_OWN: MacAddr = mac(0x06);
+
+/// A Service as its frontend tells it.
+#[derive(Clone, Copy)]
+pub(crate) struct Offer<'a> {
+    pub(crate) kind: FrontendKind,
+    /// Where it is offered.
+    pub(crate) name: &'a str,
+    pub(crate) port: u16,
+    pub(crate) proto: u8,
+    pub(crate) cluster: &'a [&'a str],
+    pub(crate) local: &'a [&'a str],
+    /// Whether the policy that governs this kind is Local.
+    pub(crate) is_local: bool,
+    pub(crate) ranges: u32,
+    pub(crate) affinity: u32,
+}
+
+impl<'a> Offer<'a> {
+    pub(crate) fn of(
+        kind: FrontendKind,
+        name: &'a str,
+        port: u16,
+        proto: u8,
+        cluster: &'a [&'a str],
+        local: &'a [&'a str],
+    ) -> Self {
+        let is_local = !local.is_empty();
+        Self { kind, name, port, proto, cluster, local, is_local, ranges: 0, affinity: 0 }
+    }
+}
 
 pub(crate) struct World<A: Answer> {
     pub(crate) tables: MemoryTables<A>,
@@ -131,35 +162,56 @@ impl<A: Answer> World<A> {
         proto: u8,
         backends: &[&str],
     ) -> u32 {
+        self.offer(&Offer::of(kind, name, port, proto, backends, &[]))
+    }
+
+    /// A Service with one frontend; returns the id of the first backend. Who is named in both sets is
+    /// one backend.
+    pub(crate) fn offer(&mut self, offer: &Offer<'_>) -> u32 {
         self.services += 1;
         let base = u32::try_from(self.tables.slots.len()).unwrap();
         let first = u32::try_from(self.tables.backends.len()).unwrap() + 1;
-        for (id, backend) in (first..).zip(backends) {
-            self.tables.slots.push(id);
-            let backend = BackendValue {
-                addr: addr(backend),
-                port: 8080,
-                proto,
-                state: BackendState::Serving as u8,
-                service: self.services,
-                sets: BackendSets::CLUSTER,
-                ..BackendValue::default()
-            };
-            let _ = self.tables.backends.insert(id, backend);
+        let mut next = first;
+        let mut ids: HashMap<&str, u32> = HashMap::new();
+        let sets = [(offer.cluster, BackendSets::CLUSTER), (offer.local, BackendSets::LOCAL)];
+        for (names, bit) in sets {
+            for name in names {
+                let id = *ids.entry(name).or_insert(next);
+                next = next.max(id + 1);
+                self.tables.slots.push(id);
+                let backend = self.tables.backends.entry(id).or_insert(BackendValue {
+                    addr: addr(name),
+                    port: 8080,
+                    proto: offer.proto,
+                    state: BackendState::Serving as u8,
+                    service: self.services,
+                    ..BackendValue::default()
+                });
+                backend.sets |= bit;
+            }
         }
         let value = FrontendValue {
             service: self.services,
             base,
-            len: u32::try_from(backends.len()).unwrap(),
-            kind: kind as u8,
-            ..FrontendValue::default()
+            len: u32::try_from(offer.cluster.len()).unwrap(),
+            local_len: u32::try_from(offer.local.len()).unwrap(),
+            ranges: offer.ranges,
+            affinity: offer.affinity,
+            kind: offer.kind as u8,
+            local: u8::from(offer.is_local),
+            pad: 0,
         };
+        self.put_frontend(offer.name, offer.port, offer.proto, value);
+        first
+    }
+
+    /// A frontend, with its marker where its kind has one.
+    pub(crate) fn put_frontend(&mut self, name: &str, port: u16, proto: u8, value: FrontendValue) {
         self.tables.add_frontend(FrontendKey::new(addr(name), port, proto), value);
-        if kind == FrontendKind::ClusterIp {
+        if value.kind == FrontendKind::ClusterIp as u8 {
             let marker = FrontendValue { kind: FrontendKind::Marker as u8, ..Default::default() };
             self.tables.add_frontend(FrontendKey::marker(addr(name)), marker);
         }
-        first
     }
 
     /// Runs a frame through a hook.

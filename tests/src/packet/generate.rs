@@ -50,7 +50,7 @@ const CLIENTS: [(&str, Hook); 7] = [
 ];
 
 /// To whom; frontends more often than not.
-const TARGETS: [(&str, u16); 17] = [
+const TARGETS: [(&str, u16); 25] = [
     ("vip", 80),
     ("vip", 80),
     ("vip", 81),
@@ -67,6 +67,14 @@ const TARGETS: [(&str, u16); 17] = [
     ("node", 30003),
     ("node", 22),
     ("loopback", 30000),
+    ("vip", 86),
+    ("vip", 87),
+    ("node", 30004),
+    ("public", 80),
+    ("public", 81),
+    ("public", 82),
+    ("public", 83),
+    ("public", 84),
     ("remote-pod", 8080),
 ];
 

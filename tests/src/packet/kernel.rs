@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{
+        Array, HashMap, Map, MapData, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
     Addr4, Addr6, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey,
-    FrontendValue, HOOKS, Hook, REASON_SLOTS, Reason, Runtime, names,
+    FrontendValue, HOOKS, Hook, RANGE_SET_BITS, REASON_SLOTS, RangeKey, Reason, Runtime, names,
 };
 use lb_ebpf::{host::MemoryTables, refuse::Answer};
 
@@ -31,6 +34,7 @@ pub struct Side<A: Answer> {
     frontends: HashMap<MapData, Abi<FrontendKey<A>>, FrontendValue>,
     backends: Array<MapData, Abi<BackendValue<A>>>,
     flows: HashMap<MapData, Abi<FlowKey<A>>, Abi<FlowValue<A>>>,
+    ranges: LpmTrie<MapData, Abi<RangeKey<A>>, u32>,
 }
 
 /// The programs and their maps.
@@ -93,11 +97,13 @@ impl Kernel {
                 frontends: HashMap::try_from(take(names::LB4_FRONTENDS)?)?,
                 backends: Array::try_from(take(names::LB4_BACKENDS)?)?,
                 flows: HashMap::try_from(take(names::LB4_FLOWS)?)?,
+                ranges: LpmTrie::try_from(take(names::LB4_RANGES)?)?,
             },
             v6: Side {
                 frontends: HashMap::try_from(take(names::LB6_FRONTENDS)?)?,
                 backends: Array::try_from(take(names::LB6_BACKENDS)?)?,
                 flows: HashMap::try_from(take(names::LB6_FLOWS)?)?,
+                ranges: LpmTrie::try_from(take(names::LB6_RANGES)?)?,
             },
             slots: Array::try_from(take(names::LB_SLOTS)?)?,
             filter: Array::try_from(take(names::LB_VIP_FILTER)?)?,
@@ -243,6 +249,10 @@ impl<A: Answer> Side<A> {
         for (id, backend) in &tables.backends {
             self.put_backend(*id, backend)?;
         }
+        for (set, net, length) in &tables.ranges {
+            let key = RangeKey { set: *set, addr: masked(*net, *length) };
+            self.ranges.insert(&Key::new(RANGE_SET_BITS + u32::from(*length), Abi(key)), 1, 0)?;
+        }
         Ok(())
     }
 
@@ -278,4 +288,13 @@ impl<A: Answer> Side<A> {
         }
         Ok(())
     }
+}
+
+/// The network address of the first `length` bits.
+fn masked<A: Answer>(mut addr: A, length: u8) -> A {
+    for (at, byte) in (0u8..).zip(bytemuck::bytes_of_mut(&mut addr)) {
+        let kept = length.saturating_sub(8 * at).min(8);
+        *byte &= u8::try_from(0xff00_u16 >> kept & 0xff).expect("a byte");
+    }
+    addr
 }

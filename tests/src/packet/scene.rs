@@ -1,6 +1,6 @@
 //! What the maps hold: a few Services of every sort, the same in both families, in memory.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::{
     Addr4, Addr6, Address, BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue,
@@ -74,6 +74,7 @@ pub fn addr<A: Address>(name: &str) -> A {
         "client" => ("198.51.100.7", "2001:db8:f::7"),
         "vip" => ("10.96.0.10", "fd00:10:96::a"),
         "other-vip" => ("10.96.0.11", "fd00:10:96::b"),
+        "public" => ("203.0.113.10", "2001:db8:b::a"),
         "loopback" => ("127.0.0.1", "::1"),
         _ => panic!("no address is called {name}"),
     };
@@ -126,62 +127,128 @@ impl<A: Answer> World<A> {
     }
 
     fn fill(&mut self, first_id: u32) {
-        use FrontendKind::{ClusterIp, NodePort};
-        let services: [(FrontendKind, &str, u16, &[&str]); 12] = [
-            (ClusterIp, "vip", 80, &["pod", "other-pod", "remote-pod"]),
-            (ClusterIp, "vip", 81, &[]),
-            (ClusterIp, "vip", 85, &["unresolved"]),
-            (ClusterIp, "other-vip", 80, &["other-pod"]),
-            (ClusterIp, "other-vip", 82, &["pod"]),
-            (ClusterIp, "other-vip", 83, &["node"]),
-            (ClusterIp, "other-vip", 84, &["nobody"]),
-            (NodePort, "node", 30000, &["remote-pod", "pod", "other-pod"]),
-            (NodePort, "node", 30001, &[]),
-            (NodePort, "node", 30002, &["unresolved"]),
-            (NodePort, "node", 30003, &["node"]),
-            (NodePort, "loopback", 30000, &["remote-pod", "pod"]),
-        ];
         let mut id = first_id;
         for proto in [proto::TCP, proto::UDP] {
-            for (kind, name, port, backends) in services {
-                let service = id;
-                let base = len(&self.tables.slots);
-                for backend in backends {
-                    self.tables.slots.push(id);
-                    if *backend != "nobody" {
-                        let value = BackendValue {
-                            addr: addr(backend),
-                            port: 8080,
-                            proto,
-                            state: BackendState::Serving as u8,
-                            service,
-                            sets: BackendSets::CLUSTER,
-                            ..BackendValue::default()
-                        };
-                        let _ = self.tables.backends.insert(id, value);
-                    } else {
-                        // Free: the kernel's array holds zeros.
-                        let _ = self.tables.backends.insert(id, BackendValue::default());
-                    }
-                    id += 1;
-                }
-                let value = FrontendValue {
-                    service,
-                    base,
-                    len: len(backends),
-                    kind: kind as u8,
-                    ..FrontendValue::default()
-                };
-                self.tables.add_frontend(FrontendKey::new(addr(name), port, proto), value);
-                id += 1;
+            for service in SERVICES {
+                id = self.offer(service, proto, id);
             }
         }
         for vip in ["vip", "other-vip"] {
             let marker = FrontendValue::default();
             self.tables.add_frontend(FrontendKey::marker(addr(vip)), marker);
         }
+        let bits = 8 * u8::try_from(size_of::<A>()).expect("an address");
+        self.tables.ranges =
+            vec![(CLIENTS, addr("client"), bits), (CLIENTS, addr("node"), bits / 4 * 3)];
+    }
+
+    /// Adds a Service whose id, and that of its first backend, is `id`; returns the next free one.
+    fn offer(&mut self, offered: &Offered, proto: u8, mut id: u32) -> u32 {
+        let Offered { kind, name, port, cluster, local, policy, ranges, affinity } = *offered;
+        let service = id;
+        let base = len(&self.tables.slots);
+        let sets = [(cluster, BackendSets::CLUSTER), (local, BackendSets::LOCAL)];
+        let mut ids: BTreeMap<&str, u32> = BTreeMap::new();
+        for (names, bit) in sets {
+            for backend in names {
+                let number = *ids.entry(backend).or_insert_with(|| {
+                    id += 1;
+                    id - 1
+                });
+                self.tables.slots.push(number);
+                // Free: the kernel's array holds zeros.
+                let value = self.tables.backends.entry(number).or_default();
+                if *backend != "nobody" {
+                    *value = BackendValue {
+                        addr: addr(backend),
+                        port: 8080,
+                        proto,
+                        state: BackendState::Serving as u8,
+                        service,
+                        sets: value.sets | bit,
+                        ..BackendValue::default()
+                    };
+                }
+            }
+        }
+        let value = FrontendValue {
+            service,
+            base,
+            len: len(cluster),
+            local_len: len(local),
+            ranges,
+            affinity,
+            kind: kind as u8,
+            local: policy,
+            pad: 0,
+        };
+        self.tables.add_frontend(FrontendKey::new(addr(name), port, proto), value);
+        id + 1
     }
 }
+
+/// A Service of the scene.
+#[derive(Clone, Copy)]
+struct Offered {
+    kind: FrontendKind,
+    name: &'static str,
+    port: u16,
+    cluster: &'static [&'static str],
+    local: &'static [&'static str],
+    /// 1 when the policy that governs the kind is Local.
+    policy: u8,
+    ranges: u32,
+    affinity: u32,
+}
+
+impl Offered {
+    const fn new(
+        kind: FrontendKind,
+        name: &'static str,
+        port: u16,
+        cluster: &'static [&'static str],
+    ) -> Self {
+        Self { kind, name, port, cluster, local: &[], policy: 0, ranges: 0, affinity: 0 }
+    }
+
+    const fn local(self, local: &'static [&'static str]) -> Self {
+        Self { local, policy: 1, ..self }
+    }
+
+    const fn ranges(self, ranges: u32) -> Self {
+        Self { ranges, ..self }
+    }
+}
+
+/// The set of ranges that has clients outside and the node in it, and no pod.
+const CLIENTS: u32 = 7;
+
+const SERVICES: &[Offered] = {
+    use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer, NodePort};
+    const ALL: &[&str] = &["pod", "other-pod", "remote-pod"];
+    &[
+        Offered::new(ClusterIp, "vip", 80, ALL),
+        Offered::new(ClusterIp, "vip", 81, &[]),
+        Offered::new(ClusterIp, "vip", 85, &["unresolved"]),
+        Offered::new(ClusterIp, "vip", 86, ALL).local(&["pod", "other-pod"]),
+        Offered::new(ClusterIp, "vip", 87, ALL).local(&[]),
+        Offered::new(ClusterIp, "other-vip", 80, &["other-pod"]),
+        Offered::new(ClusterIp, "other-vip", 82, &["pod"]),
+        Offered::new(ClusterIp, "other-vip", 83, &["node"]),
+        Offered::new(ClusterIp, "other-vip", 84, &["nobody"]),
+        Offered::new(NodePort, "node", 30000, &["remote-pod", "pod", "other-pod"]),
+        Offered::new(NodePort, "node", 30001, &[]),
+        Offered::new(NodePort, "node", 30002, &["unresolved"]),
+        Offered::new(NodePort, "node", 30003, &["node"]),
+        Offered::new(NodePort, "node", 30004, &["remote-pod"]).local(&["other-pod"]),
+        Offered::new(NodePort, "loopback", 30000, &["remote-pod", "pod"]),
+        Offered::new(ExternalIp, "public", 80, ALL),
+        Offered::new(ExternalIp, "public", 81, &["remote-pod"]).local(&[]),
+        Offered::new(LoadBalancer, "public", 82, &["other-pod"]).ranges(CLIENTS),
+        Offered::new(LoadBalancer, "public", 83, ALL).local(&["other-pod"]).ranges(CLIENTS),
+        Offered::new(LoadBalancer, "public", 84, &[]).ranges(CLIENTS),
+    ]
+};
 
 fn len<T>(items: &[T]) -> u32 {
     u32::try_from(items.len()).expect("a few items")

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, ensure};
 use lb_common::{
     AffinityKey, AffinityValue, BackendState, BackendValue, DeviceValue, FlowKey, FlowValue,
-    FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
+    FrontendKey, FrontendKind, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
 };
 use lb_ebpf::{
     Decision, Env, InsertError, Place, Route, Tables, Verdict, Work,
@@ -214,6 +214,7 @@ fn follow<A: Answer>(
 ) -> Decision {
     let follower = Follower {
         world,
+        place,
         side,
         first: Cell::new(None),
         frontend: Cell::default(),
@@ -225,6 +226,7 @@ fn follow<A: Answer>(
 /// The host's world, except that random numbers are those that the kernel must have drawn.
 struct Follower<'a, A: Answer> {
     world: &'a World<A>,
+    place: Place,
     side: &'a Side<A>,
     /// The packet's own tuple: what is looked up first.
     first: Cell<Option<FlowKey<A>>>,
@@ -240,7 +242,10 @@ impl<A: Answer> Follower<'_, A> {
     /// A number that makes the choice fall on the kernel's backend.
     fn choice(&self) -> Option<u32> {
         let id = self.drawn()?.backend;
-        let FrontendValue { base, len, .. } = self.frontend.get();
+        let FrontendValue { base, len, local_len, kind, local, .. } = self.frontend.get();
+        let outside = matches!(self.place.hook, Hook::ExternalIn | Hook::Xdp);
+        let from_local = local == 1 && (outside || kind == FrontendKind::ClusterIp as u8);
+        let (base, len) = if from_local { (base + len, local_len) } else { (base, len) };
         let slots = self.world.tables.slots.get(base as usize..(base + len) as usize)?;
         let offset = slots.iter().position(|slot| *slot == id)?;
         scaled(u32::try_from(offset).ok()?, len)

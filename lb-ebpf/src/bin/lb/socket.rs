@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use lb_common::{Addr4, Addr6, Hook, Reason, proto};
+use lb_common::{Addr4, Addr6, Hook, proto};
 use lb_ebpf::{
     Family,
     socket::{Call, Outcome, connect, reply, sendmsg},
@@ -143,8 +143,8 @@ where
         Operation::Hear => reply(&KernelTables, &call),
     };
     match outcome {
-        Outcome::Untouched => {
-            count(Hook::Socket, Reason::NotService);
+        Outcome::Untouched(reason) => {
+            count(Hook::Socket, reason);
             Decided::Allow
         }
         Outcome::Rewritten(addr, port, reason) => {

@@ -1,0 +1,233 @@
+//! Which set of backends a new flow is chosen from, with which source address, and what becomes of it
+//! where that set is empty: every kind of frontend, policy and client.
+
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+mod world;
+
+use lb_common::{
+    FrontendKind::{self, ClusterIp, ExternalIp, LoadBalancer, NodePort},
+    Hook, MacAddr, Reason,
+};
+use lb_ebpf::{
+    Decision, Verdict,
+    refuse::Answer,
+    socket::{Call, Outcome, connect, sendmsg},
+};
+use world::{
+    EXTERNAL, OWN, Offer, POD, POD_DEVICE, POD_OWN, PROTOS, ROUTER, World, addr, key, sent,
+};
+
+both_families![
+    each_client_is_served_from_the_set_of_the_policy,
+    a_hairpin_is_masqueraded_in_any_policy,
+    an_empty_local_set_is_silent,
+    nobody_anywhere_is_refused,
+    a_datagram_to_a_socket_of_the_node_is_no_new_flow,
+    only_a_cluster_ip_answers_strays,
+];
+
+/// The way a client's packets take to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    Packet(Hook, u32, &'static str),
+    Socket,
+}
+
+const P: &[Way] = &[Way::Packet(Hook::PodIn, POD_DEVICE, "pod")];
+const X: &[Way] = &[
+    Way::Packet(Hook::ExternalIn, EXTERNAL, "client"),
+    Way::Packet(Hook::Xdp, EXTERNAL, "client"),
+];
+const H: &[Way] = &[
+    Way::Packet(Hook::ExternalOut, EXTERNAL, "node"),
+    Way::Packet(Hook::LoopbackOut, 1, "node"),
+    Way::Socket,
+];
+
+const INTERNAL: &[FrontendKind] = &[ClusterIp];
+const EXTERNALS: &[FrontendKind] = &[NodePort, ExternalIp, LoadBalancer];
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Source {
+    Kept,
+    /// The node's address where the packet leaves.
+    Node,
+}
+
+/// Kinds, whether their policy is Local, clients, whether the local set serves them, and the source
+/// address that a backend sees.
+type Row = (&'static [FrontendKind], bool, &'static [Way], bool, Source);
+
+/// M-1 to M-10, for a cluster set of one pod of another node and a local set of one of this node.
+const ROWS: [Row; 12] = [
+    (INTERNAL, false, P, false, Source::Kept),
+    (INTERNAL, true, P, true, Source::Kept),
+    (INTERNAL, false, H, false, Source::Node),
+    (INTERNAL, true, H, true, Source::Node),
+    (INTERNAL, false, X, false, Source::Node),
+    (INTERNAL, true, X, true, Source::Kept),
+    (EXTERNALS, false, X, false, Source::Node),
+    (EXTERNALS, true, X, true, Source::Kept),
+    (EXTERNALS, false, P, false, Source::Node),
+    (EXTERNALS, true, P, false, Source::Kept),
+    (EXTERNALS, false, H, false, Source::Node),
+    (EXTERNALS, true, H, false, Source::Node),
+];
+
+const fn place(kind: FrontendKind) -> &'static str {
+    match kind {
+        ClusterIp | FrontendKind::Marker => "vip",
+        NodePort => "node",
+        ExternalIp | LoadBalancer => "public",
+    }
+}
+
+const fn macs(hook: Hook) -> [MacAddr; 2] {
+    if matches!(hook, Hook::PodIn) { [POD, POD_OWN] } else { [ROUTER, OWN] }
+}
+
+/// Every row with each of its kinds and ways, and both protocols, over a fresh world.
+fn each_row<A: Answer>(
+    [cluster, local]: [&[&str]; 2],
+    check: fn(&mut World<A>, &Row, FrontendKind, Way, u8),
+) {
+    for row in &ROWS {
+        for kind in row.0 {
+            for way in row.2 {
+                for proto in PROTOS {
+                    let mut world = World::new();
+                    let offer = Offer {
+                        is_local: row.1,
+                        ..Offer::of(*kind, place(*kind), 80, proto, cluster, local)
+                    };
+                    let _ = world.offer(&offer);
+                    check(&mut world, row, *kind, *way, proto);
+                }
+            }
+        }
+    }
+}
+
+fn call<A: Answer>(kind: FrontendKind, proto: u8) -> Call<A> {
+    Call { cookie: 1, addr: addr(place(kind)), port: 80, proto }
+}
+
+/// M-1, M-2, M-3, M-4, M-5, M-6, M-7, M-8, M-9, M-10, NE-8, EIP-2.
+fn each_client_is_served_from_the_set_of_the_policy<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&["remote-pod"], &["other-pod"]], |world, row, kind, way, proto| {
+        let to = if row.3 { "other-pod" } else { "remote-pod" };
+        let Way::Packet(hook, device, from) = way else {
+            let made = connect(&world.tables, &world.env, &call(kind, proto));
+            assert_eq!(made, Outcome::Rewritten(addr(to), 8080, Reason::SocketConnect), "{row:?}");
+            return;
+        };
+        let tuple = key::<A>(from, 4000, place(kind), 80, proto);
+        let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
+        let flow = world.flow(&tuple).unwrap_or_else(|| panic!("{row:?}: {decision:?}"));
+        assert_eq!(flow.dst, addr(to), "{row:?} {kind:?}");
+        let node = if to == "other-pod" { "node-at-pods" } else { "node" };
+        let seen = if row.4 == Source::Kept { from } else { node };
+        assert_eq!(flow.src, addr(seen), "{row:?} {kind:?}");
+        // A kept source goes by the stack, where XDP leaves it to tc; else past it.
+        let verdict = match (row.4, hook) {
+            (Source::Kept, Hook::Xdp) => Verdict::Pass,
+            (Source::Kept, _) => Verdict::Stack,
+            (Source::Node, Hook::Xdp) if to == "other-pod" => Verdict::Pass,
+            (Source::Node, _) => Verdict::Redirect,
+        };
+        assert_eq!(decision.verdict, verdict, "{row:?} {kind:?}");
+        world.assert_pairs();
+    });
+}
+
+/// CIP-4.
+fn a_hairpin_is_masqueraded_in_any_policy<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&["pod"], &["pod"]], |world, row, kind, way, proto| {
+        if let Way::Packet(hook @ Hook::PodIn, device, from) = way {
+            let tuple = key::<A>(from, 4000, place(kind), 80, proto);
+            let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
+            assert_eq!(decision, world::redirect(POD_DEVICE, Reason::NewFlow), "{row:?}");
+            assert_eq!(world.flow(&tuple).unwrap().src, addr("node-at-pods"), "{row:?}");
+        }
+    });
+}
+
+/// NE-6, NE-7, M-2, M-3, M-4, M-8.
+fn an_empty_local_set_is_silent<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&["remote-pod"], &[]], |world, row, kind, way, proto| {
+        let Way::Packet(hook, device, from) = way else {
+            for made in [
+                connect(&world.tables, &world.env, &call(kind, proto)),
+                sendmsg(&world.tables, &world.env, &call(kind, proto)),
+            ] {
+                let left = made == Outcome::Untouched(Reason::LeftToDevice);
+                assert_eq!(left, row.3, "{row:?} {made:?}");
+            }
+            return;
+        };
+        let tuple = key::<A>(from, 4000, place(kind), 80, proto);
+        let frame = sent(&tuple, macs(hook)).frame();
+        let (decision, bytes) = world.run(hook, device, &frame);
+        if row.3 {
+            assert_eq!(decision, Decision::drop(Reason::NoLocalBackend), "{row:?} {kind:?}");
+            assert_eq!(bytes, frame);
+            assert!(world.tables.flows.borrow().is_empty(), "{row:?}");
+        } else {
+            assert_eq!(world.flow(&tuple).unwrap().dst, addr("remote-pod"), "{row:?} {kind:?}");
+        }
+    });
+}
+
+/// NE-1, NE-2, NE-3, NE-4, NP-14.
+fn nobody_anywhere_is_refused<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&[], &[]], |world, row, kind, way, proto| {
+        let Way::Packet(hook, device, from) = way else {
+            let made = connect(&world.tables, &world.env, &call(kind, proto));
+            assert_eq!(made, Outcome::Refused(Reason::NoBackend), "{row:?}");
+            return;
+        };
+        let tuple = key::<A>(from, 4000, place(kind), 80, proto);
+        let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
+        let wanted = if hook == Hook::Xdp {
+            Decision::pass(Reason::LeftToTc)
+        } else {
+            Decision::new(Verdict::Answer, Reason::NoBackend)
+        };
+        assert_eq!(decision, wanted, "{row:?} {kind:?}");
+        assert!(world.tables.flows.borrow().is_empty());
+    });
+}
+
+/// NP-12.
+fn a_datagram_to_a_socket_of_the_node_is_no_new_flow<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&["remote-pod"], &["other-pod"]], |world, row, kind, way, proto| {
+        let Way::Packet(hook, device, from) = way else { return };
+        let tuple = key::<A>(from, 4000, place(kind), 80, proto);
+        world.env.awaited.push(tuple);
+        let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
+        // A cluster IP is no address of the node's sockets; and only from outside can one be answered.
+        let passes = proto == lb_common::proto::UDP && kind != ClusterIp && from == "client";
+        let passed = decision == Decision::pass(Reason::HostSocket);
+        assert_eq!(passed, passes, "{row:?} {kind:?} {decision:?}");
+    });
+}
+
+/// Other addresses may be those of connections that are nobody's of ours.
+fn only_a_cluster_ip_answers_strays<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&["remote-pod"], &["other-pod"]], |world, row, kind, way, proto| {
+        if proto != lb_common::proto::TCP {
+            return;
+        }
+        let Way::Packet(hook, device, from) = way else { return };
+        let tuple = key::<A>(from, 4000, place(kind), 80, proto);
+        let craft = sent(&tuple, macs(hook)).flags(0x10);
+        let (decision, _) = world.run(hook, device, &craft.frame());
+        let wanted = if from == "node" && kind == ClusterIp {
+            Decision::new(Verdict::Answer, Reason::StrayPacket)
+        } else {
+            Decision::pass(Reason::NoFlow)
+        };
+        assert_eq!(decision, wanted, "{row:?} {kind:?}");
+    });
+}
