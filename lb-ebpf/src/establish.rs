@@ -7,7 +7,6 @@ use crate::{
     frame::Frame,
     packet::Work,
     rewrite::way_back,
-    select::choose,
     tables::{Env, FlowSlot, InsertError, Route, Tables},
 };
 
@@ -23,26 +22,20 @@ pub(crate) enum Refusal {
     Raced,
 }
 
-/// Drafts both entries of a flow in `work`: which backend, by which way, and how back. Source port
-/// and checksum deltas come with [`insert`].
+/// Drafts both entries of a flow in `work` to the backend whose id is in `work.flow` and whose address
+/// and port are in `work.other`: by which way, and how back. Source port and checksum deltas come with
+/// [`insert`].
 ///
 /// # Errors
 /// The reason why the packet is discarded.
 #[inline(always)]
-pub(crate) fn draft<A, F, T, E>(
-    frame: &F,
-    tables: &T,
-    env: &E,
-    work: &mut Work<A>,
-) -> Result<(), Reason>
+pub(crate) fn draft<A, F, E>(frame: &F, env: &E, work: &mut Work<A>) -> Result<(), Reason>
 where
     A: Family,
     F: Frame,
-    T: Tables<A>,
     E: Env<A>,
 {
-    let Work { place, packet, flow, reverse, other, set, .. } = &mut *work;
-    let backend = choose(tables, set, env.random(), other).ok_or(Reason::Inconsistent)?;
+    let Work { place, packet, flow, reverse, other, .. } = &mut *work;
     let tuple = &packet.tuple;
     other.src = tuple.src;
     other.sport = tuple.sport;
@@ -54,7 +47,6 @@ where
     flow.sport = tuple.sport;
     flow.dport = other.dport;
     flow.next_hop = NextHop::default();
-    flow.backend = backend;
     flow.last_seen = env.now();
     flow.seen = packet.shows();
     flow.hooks = place.flow_hook().bit();
@@ -69,7 +61,7 @@ where
     way_back(frame, &mut reverse.next_hop).ok_or(Reason::Inconsistent)?;
     reverse.next_hop.ifindex = place.ifindex;
     reverse.next_hop.generation = env.generation();
-    reverse.backend = backend;
+    reverse.backend = flow.backend;
     reverse.last_seen = flow.last_seen;
     reverse.seen = 0;
     reverse.reverse = 1;

@@ -20,6 +20,7 @@
 #[cfg(any(test, feature = "host"))]
 extern crate std;
 
+mod affinity;
 pub mod checksum;
 mod establish;
 mod family;

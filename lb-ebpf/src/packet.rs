@@ -1,6 +1,6 @@
 //! A parsed packet.
 
-use lb_common::{Address, FlowKey, FlowValue, FrontendValue, Hook, Seen, proto};
+use lb_common::{Address, AffinityKey, FlowKey, FlowValue, FrontendValue, Hook, Seen, proto};
 
 use crate::header::tcp_flags;
 
@@ -61,6 +61,8 @@ pub struct Work<A> {
     pub frontend: FrontendValue,
     /// The slots from which its backend is chosen.
     pub set: Set,
+    /// Who sent it, where the Service has session affinity.
+    pub client: AffinityKey<A>,
 }
 
 /// A range of slots, one set of backends of a Service.

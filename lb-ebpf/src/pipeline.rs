@@ -3,6 +3,7 @@
 use lb_common::{Action, Class, DeviceRole, FrontendKind, FrontendValue, Hook, NextHop, Reason};
 
 use crate::{
+    affinity,
     establish::{self, Refusal},
     family::parse,
     frame::Frame,
@@ -10,7 +11,7 @@ use crate::{
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
-    select::{Client, objection, set_for},
+    select::{self, Client, objection, set_for},
     tables::{Env, FlowSlot, Route, Tables},
     track,
     verdict::{Decision, Verdict},
@@ -53,15 +54,18 @@ where
             }
         }
     };
+    if let Next::Choose = step.next {
+        step = choose(tables, env, work);
+    }
     if let Next::Draft = step.next {
-        step = draft(frame, tables, env, work);
+        step = draft(frame, env, work);
     }
     if let Next::Insert = step.next {
         step = insert(tables, env, work);
     }
     // One place each where a packet is rewritten, whatever led there: inlined code is stack.
     let decision = match step.next {
-        Next::Pass | Next::Draft | Next::Insert => Decision::pass(step.reason),
+        Next::Pass | Next::Choose | Next::Draft | Next::Insert => Decision::pass(step.reason),
         Next::Drop => Decision::drop(step.reason),
         Next::Apply => apply(frame, work, step.reason),
         Next::Refuse => refused(frame, place.is_xdp(), &work.packet, step.reason),
@@ -88,7 +92,9 @@ enum Next {
     Pass,
     /// Discard it.
     Drop,
-    /// Draft a flow that it starts.
+    /// Choose a backend for the flow that it starts.
+    Choose,
+    /// Draft that flow.
     Draft,
     /// Put the drafted flow into the map.
     Insert,
@@ -244,19 +250,45 @@ where
     }
     work.frontend = frontend;
     work.set = set;
-    Step::new(Next::Draft, Reason::NewFlow)
+    Step::new(Next::Choose, Reason::NewFlow)
 }
 
-/// The first packet of a flow to `work.frontend`, which has backends: choose one.
+/// The first packet of a flow to `work.frontend`: choose a backend out of `work.set`, which has some.
 #[inline(never)]
-fn draft<A, F, T, E>(frame: &F, tables: &T, env: &E, work: &mut Work<A>) -> Step
+fn choose<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Step
 where
     A: Answer,
-    F: Frame,
     T: Tables<A>,
     E: Env<A>,
 {
-    match establish::draft(frame, tables, env, work) {
+    let Work { place, packet, flow, other, frontend, set, client, .. } = work;
+    let random = env.random();
+    let mut chosen = None;
+    if frontend.affinity != 0 {
+        affinity::identify(frontend, Client::at(place.hook), &packet.tuple.src, client);
+        chosen = affinity::recall(tables, env, client, frontend, set, other);
+    }
+    if chosen.is_none() {
+        chosen = select::choose(tables, set, random, other);
+    }
+    match chosen {
+        Some(backend) => {
+            flow.backend = backend;
+            Step::new(Next::Draft, Reason::NewFlow)
+        }
+        None => Step::drop(Reason::Inconsistent),
+    }
+}
+
+/// The backend is chosen: where its flow leads.
+#[inline(never)]
+fn draft<A, F, E>(frame: &F, env: &E, work: &mut Work<A>) -> Step
+where
+    A: Answer,
+    F: Frame,
+    E: Env<A>,
+{
+    match establish::draft(frame, env, work) {
         Ok(()) => Step::new(Next::Insert, Reason::NewFlow),
         Err(reason) => Step::drop(reason),
     }
@@ -274,6 +306,9 @@ where
         // The entry that won a race is as good as ours.
         Ok(()) | Err(Refusal::Raced) => {}
         Err(Refusal::Reason(reason)) => return Step::drop(reason),
+    }
+    if work.frontend.affinity != 0 {
+        affinity::remember(tables, env, &work.client, work.flow.backend);
     }
     let forward = work.flow.action == FORWARD;
     if work.place.is_xdp() && (!forward || work.flow.next_hop.generation == 0) {

@@ -4,9 +4,12 @@
 //! back. A UDP socket that names a destination with every datagram keeps the backend it got, as a
 //! flow would, until it is idle or the backend leaves.
 
-use lb_common::{Address, BackendValue, FlowKey, Reason, SockDirection, SockKey, SockValue};
+use lb_common::{
+    Address, AffinityKey, BackendValue, FlowKey, Reason, SockDirection, SockKey, SockValue,
+};
 
 use crate::{
+    affinity,
     family::Family,
     frontend::{Found, find},
     select::{Client, choose, set_for},
@@ -126,9 +129,21 @@ where
         return Outcome::Refused(Reason::NoBackend);
     }
     let mut to = FlowKey::default();
-    let Some(backend) = choose(tables, &set, env.random(), &mut to) else {
+    let mut client = AffinityKey::default();
+    let mut chosen = None;
+    if frontend.affinity != 0 {
+        affinity::identify(&frontend, Client::Host, &addr, &mut client);
+        chosen = affinity::recall(tables, env, &client, &frontend, &set, &mut to);
+    }
+    if chosen.is_none() {
+        chosen = choose(tables, &set, env.random(), &mut to);
+    }
+    let Some(backend) = chosen else {
         return Outcome::Refused(Reason::Inconsistent);
     };
+    if frontend.affinity != 0 {
+        affinity::remember(tables, env, &client, backend);
+    }
     let value = SockValue {
         addr: call.addr,
         port: call.port,

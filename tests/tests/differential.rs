@@ -8,7 +8,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use lb_common::{Hook, Reason};
 use lb_tests::{
     lab,
@@ -112,6 +112,11 @@ fn run(seed: u64, packets: u64) -> Result<BTreeMap<(Hook, Reason), u64>> {
                 twin.clear_flows()?;
             }
         }
+        ensure!(
+            !twin.scene.v4.tables.affinity.borrow().is_empty()
+                && !twin.scene.v6.tables.affinity.borrow().is_empty(),
+            "no client was remembered"
+        );
         Ok(twin.reasons().map(|(hook, reason, count)| ((hook, reason), count)).collect())
     })
 }

@@ -50,7 +50,7 @@ const CLIENTS: [(&str, Hook); 7] = [
 ];
 
 /// To whom; frontends more often than not.
-const TARGETS: [(&str, u16); 25] = [
+const TARGETS: [(&str, u16); 27] = [
     ("vip", 80),
     ("vip", 80),
     ("vip", 81),
@@ -69,6 +69,8 @@ const TARGETS: [(&str, u16); 25] = [
     ("loopback", 30000),
     ("vip", 86),
     ("vip", 87),
+    ("vip", 88),
+    ("node", 30005),
     ("node", 30004),
     ("public", 80),
     ("public", 81),

@@ -12,8 +12,9 @@ use aya::{
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{
-    Addr4, Addr6, BackendStats, BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey,
-    FrontendValue, HOOKS, Hook, RANGE_SET_BITS, REASON_SLOTS, RangeKey, Reason, Runtime, names,
+    Addr4, Addr6, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
+    FlowValue, FrontendKey, FrontendValue, HOOKS, Hook, RANGE_SET_BITS, REASON_SLOTS, RangeKey,
+    Reason, Runtime, names,
 };
 use lb_ebpf::{host::MemoryTables, refuse::Answer};
 
@@ -35,6 +36,7 @@ pub struct Side<A: Answer> {
     backends: Array<MapData, Abi<BackendValue<A>>>,
     flows: HashMap<MapData, Abi<FlowKey<A>>, Abi<FlowValue<A>>>,
     ranges: LpmTrie<MapData, Abi<RangeKey<A>>, u32>,
+    affinity: HashMap<MapData, Abi<AffinityKey<A>>, AffinityValue>,
 }
 
 /// The programs and their maps.
@@ -98,12 +100,14 @@ impl Kernel {
                 backends: Array::try_from(take(names::LB4_BACKENDS)?)?,
                 flows: HashMap::try_from(take(names::LB4_FLOWS)?)?,
                 ranges: LpmTrie::try_from(take(names::LB4_RANGES)?)?,
+                affinity: HashMap::try_from(take(names::LB4_AFFINITY)?)?,
             },
             v6: Side {
                 frontends: HashMap::try_from(take(names::LB6_FRONTENDS)?)?,
                 backends: Array::try_from(take(names::LB6_BACKENDS)?)?,
                 flows: HashMap::try_from(take(names::LB6_FLOWS)?)?,
                 ranges: LpmTrie::try_from(take(names::LB6_RANGES)?)?,
+                affinity: HashMap::try_from(take(names::LB6_AFFINITY)?)?,
             },
             slots: Array::try_from(take(names::LB_SLOTS)?)?,
             filter: Array::try_from(take(names::LB_VIP_FILTER)?)?,
@@ -276,6 +280,18 @@ impl<A: Answer> Side<A> {
     pub fn flows(&self) -> Result<Vec<(FlowKey<A>, FlowValue<A>)>> {
         let flows: Result<Vec<_>, _> = self.flows.iter().collect();
         Ok(flows?.into_iter().map(|(key, value)| (key.0, value.0)).collect())
+    }
+
+    /// The backend that each client of a Service had last.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn affinity(&self) -> Result<BTreeMap<(u32, A), u32>> {
+        let all: Result<Vec<_>, _> = self.affinity.iter().collect();
+        Ok(all?
+            .into_iter()
+            .map(|(key, value)| ((key.0.service, key.0.client), value.backend))
+            .collect())
     }
 
     /// Forgets all flows.

@@ -215,6 +215,10 @@ impl Offered {
         Self { local, policy: 1, ..self }
     }
 
+    const fn sticky(self, affinity: u32) -> Self {
+        Self { affinity, ..self }
+    }
+
     const fn ranges(self, ranges: u32) -> Self {
         Self { ranges, ..self }
     }
@@ -232,6 +236,7 @@ const SERVICES: &[Offered] = {
         Offered::new(ClusterIp, "vip", 85, &["unresolved"]),
         Offered::new(ClusterIp, "vip", 86, ALL).local(&["pod", "other-pod"]),
         Offered::new(ClusterIp, "vip", 87, ALL).local(&[]),
+        Offered::new(ClusterIp, "vip", 88, ALL).sticky(10_800),
         Offered::new(ClusterIp, "other-vip", 80, &["other-pod"]),
         Offered::new(ClusterIp, "other-vip", 82, &["pod"]),
         Offered::new(ClusterIp, "other-vip", 83, &["node"]),
@@ -241,6 +246,7 @@ const SERVICES: &[Offered] = {
         Offered::new(NodePort, "node", 30002, &["unresolved"]),
         Offered::new(NodePort, "node", 30003, &["node"]),
         Offered::new(NodePort, "node", 30004, &["remote-pod"]).local(&["other-pod"]),
+        Offered::new(NodePort, "node", 30005, ALL).local(&["pod", "other-pod"]).sticky(10_800),
         Offered::new(NodePort, "loopback", 30000, &["remote-pod", "pod"]),
         Offered::new(ExternalIp, "public", 80, ALL),
         Offered::new(ExternalIp, "public", 81, &["remote-pod"]).local(&[]),

@@ -203,6 +203,10 @@ fn same_flows<A: Answer>(world: &World<A>, side: &Side<A>) -> Result<()> {
             host.get(&key).map(|flow| FlowValue { last_seen: value.last_seen, ..flow.get() });
         ensure!(ours == Some(value), "{key:?}: {value:?} in the kernel, {ours:?} on the host");
     }
+    let host = world.tables.affinity.borrow();
+    let host = host.iter().map(|(key, value)| ((key.service, key.client), value.backend)).collect();
+    let kernel = side.affinity()?;
+    ensure!(kernel == host, "affinity {kernel:?} in the kernel, {host:?} on the host");
     Ok(())
 }
 
