@@ -77,6 +77,12 @@ pub struct FrontendValue {
 }
 
 impl FrontendValue {
+    /// Number of slots of both sets together.
+    #[inline(always)]
+    pub const fn slots(&self) -> u32 {
+        self.len.saturating_add(self.local_len)
+    }
+
     /// Whether the policy of this frontend is Local.
     #[inline(always)]
     pub const fn is_local(&self) -> bool {

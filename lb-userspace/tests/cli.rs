@@ -145,7 +145,7 @@ fn a_plan_against_empty_maps_needs_no_privilege() {
         "put frontend 10.96.0.10:80/TCP ClusterIP service 1, slots ",
         "put frontend 10.96.0.10 (any other port)\n",
         "put frontend 127.0.0.1:30000/TCP NodePort service 1, slots ",
-        ":8080/TCP serving (service 1)\n",
+        ":8080/TCP serving (service 1; cluster)\n",
     ] {
         assert!(stdout.contains(line), "{line:?} in\n{stdout}");
     }

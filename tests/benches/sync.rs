@@ -170,6 +170,7 @@ fn one(services: &str) -> Result<()> {
         frontends: options.capacity.frontends,
         backends: maps.backend_capacity(),
         slots: maps.slot_capacity(),
+        ranges: maps.range_capacity(),
     };
     let mut planner = Planner::adopt(&maps.contents()?, limits, Instant::now());
     let mut model = Model::new();

@@ -165,6 +165,7 @@ fn limits(config: &Config, reader: &Reader, maps: &KernelMaps) -> anyhow::Result
             .min(size(lb_common::names::LB6_FRONTENDS, config.capacity.frontends)),
         backends: maps.backend_capacity(),
         slots: maps.slot_capacity(),
+        ranges: maps.range_capacity(),
     })
 }
 

@@ -3,7 +3,7 @@
 use lb_common::{FrontendKind, names};
 use serde::Serialize;
 
-use super::snapshot::{backend_addr, backend_map, frontend_map};
+use super::snapshot::{backend_addr, backend_map, frontend_map, policy_name};
 use crate::plan::{Op, ProtoName};
 
 /// One write.
@@ -36,9 +36,27 @@ pub struct OpRow {
     /// First slot, or index of a word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<u32>,
-    /// Number of slots.
+    /// Number of slots, in a frontend of the cluster set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub len: Option<u32>,
+    /// Number of slots of the local set of a frontend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_len: Option<u32>,
+    /// Policy of a frontend: `Cluster` or `Local`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<&'static str>,
+    /// Seconds of session affinity of a frontend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<u32>,
+    /// The sets that a backend stands in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sets: Option<&'static str>,
+    /// Id of a set of source ranges: of a range, or the one that a frontend names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set: Option<u32>,
+    /// A source range.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub range: Option<String>,
     /// Backend ids of the slots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backends: Option<Vec<u32>>,
@@ -51,6 +69,8 @@ pub const fn kind(op: &Op) -> &'static str {
         Op::DeleteService(_) => "delete-service",
         Op::PutBackend(..) => "put-backend",
         Op::WriteSlots { .. } => "write-slots",
+        Op::PutRange(_) => "put-range",
+        Op::DeleteRange(_) => "delete-range",
         Op::SetFilter { .. } => "set-filter",
         Op::PutFrontend(..) => "put-frontend",
         Op::DeleteFrontend(_) => "delete-frontend",
@@ -76,6 +96,7 @@ pub fn row(op: &Op) -> OpRow {
             address: Some(backend_addr(backend).to_string()),
             protocol: Some(ProtoName(backend.proto).to_string()),
             kind: Some(backend.state.name()),
+            sets: Some(crate::plan::set_names(backend.sets)),
             ..row
         },
         Op::WriteSlots { base, backends } => OpRow {
@@ -83,6 +104,12 @@ pub fn row(op: &Op) -> OpRow {
             base: Some(*base),
             len: u32::try_from(backends.len()).ok(),
             backends: Some(backends.iter().map(|id| id.0).collect()),
+            ..row
+        },
+        Op::PutRange(range) | Op::DeleteRange(range) => OpRow {
+            map: crate::maps::map_of(op),
+            set: Some(range.set.0),
+            range: range.net().map(|net| net.to_string()),
             ..row
         },
         Op::SetFilter { word, value: _ } => {
@@ -94,8 +121,12 @@ pub fn row(op: &Op) -> OpRow {
             address: Some(std::net::SocketAddr::new(frontend.addr, frontend.port).to_string()),
             protocol: (!frontend.is_marker()).then(|| ProtoName(frontend.proto).to_string()),
             kind: FrontendKind::from_u8(value.kind).map(FrontendKind::name),
-            base: (value.len > 0).then_some(value.base),
+            base: (value.slots() > 0).then_some(value.base),
             len: (!frontend.is_marker()).then_some(value.len),
+            local_len: (!frontend.is_marker()).then_some(value.local_len),
+            policy: (!frontend.is_marker()).then(|| policy_name(value)),
+            affinity: (value.affinity > 0).then_some(value.affinity),
+            set: (value.ranges > 0).then_some(value.ranges),
             ..row
         },
         Op::DeleteFrontend(frontend) => OpRow {

@@ -231,6 +231,11 @@ pub fn kind_name(value: &FrontendValue) -> &'static str {
     FrontendKind::from_u8(value.kind).map_or("unknown", FrontendKind::name)
 }
 
+/// The policy of a frontend by name.
+pub fn policy_name(value: &FrontendValue) -> &'static str {
+    if value.is_local() { "Local" } else { "Cluster" }
+}
+
 /// Bytes as bpftool takes and prints them.
 pub fn hex(bytes: &[u8]) -> String {
     let octets: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();

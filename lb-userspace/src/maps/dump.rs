@@ -11,7 +11,7 @@ use std::{
 use lb_common::{BackendState, FrontendKind, FrontendValue};
 
 use super::Contents;
-use crate::plan::{Backend, BackendId, Frontend, ServiceId, ServiceName};
+use crate::plan::{Backend, BackendId, Frontend, Range, ServiceId, ServiceName};
 
 /// Contents as text.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl<'a> Dump<'a> {
 
 impl fmt::Display for Dump<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Contents { services, backends, slots: _, filter, frontends } = self.contents;
+        let Contents { services, backends, slots: _, ranges, filter, frontends } = self.contents;
         let mut lines: BTreeSet<(Option<Frontend>, String)> = BTreeSet::new();
         for (frontend, value) in frontends {
             let _new = lines.insert((Some(*frontend), self.frontend(frontend, value)));
@@ -47,6 +47,9 @@ impl fmt::Display for Dump<'_> {
         section(f, "backends", lines.into_iter().map(|(_, line)| line))?;
         let lines: BTreeSet<String> = services.keys().map(|id| self.service(id.0)).collect();
         section(f, "services", lines.into_iter())?;
+        let named: BTreeSet<u32> = frontends.values().map(|value| value.ranges).collect();
+        let stray = |range: &&Range| self.with_ids || !named.contains(&range.set.0);
+        section(f, "source ranges", ranges.iter().filter(stray).map(Range::to_string))?;
         let bits: u32 = filter.values().map(|word| word.count_ones()).sum();
         writeln!(f, "filter\n  {bits} bits set")
     }
@@ -59,27 +62,55 @@ impl Dump<'_> {
             return format!("{frontend} {kind}");
         }
         let mut line = format!("{frontend} {kind} {}", self.service(value.service));
-        let (base, len) = (value.base as usize, value.len as usize);
-        if self.with_ids && len > 0 {
-            let _infallible = write!(line, " slots {base}..{}", base + len);
+        let slots = value.base as usize..value.base as usize + value.slots() as usize;
+        if self.with_ids && !slots.is_empty() {
+            let _infallible = write!(line, " slots {}..{}", slots.start, slots.end);
         }
-        if len == 0 {
-            line.push_str(" -> refused");
+        if value.affinity != 0 {
+            let _infallible = write!(line, " affinity {} s", value.affinity);
         }
-        let slots = self.contents.slots.get(base..).unwrap_or_default();
-        let Some(slots) = slots.get(..len) else {
-            line.push_str(" -> missing slots");
+        if value.ranges != 0 {
+            self.sources(&mut line, value.ranges);
+        }
+        line.push_str(if value.is_local() { " policy Local -> " } else { " -> " });
+        let Some(slots) = self.contents.slots.get(slots) else {
+            line.push_str("missing slots");
             return line;
         };
+        let (cluster, local) = slots.split_at_checked(value.len as usize).unwrap_or_default();
+        self.set(&mut line, cluster, "refused");
+        if value.is_local() || !local.is_empty() {
+            line.push_str("; on this node ");
+            self.set(&mut line, local, "dropped");
+        }
+        line
+    }
+
+    fn sources(&self, line: &mut String, set: u32) {
+        if self.with_ids {
+            let _infallible = write!(line, " ranges {set}");
+            return;
+        }
+        let of_set = self.contents.ranges.iter().filter(|range| range.set.0 == set);
+        let nets: Vec<String> = of_set
+            .map(|range| range.net().map_or_else(|| range.to_string(), |net| net.to_string()))
+            .collect();
+        let from = if nets.is_empty() { "nobody".to_owned() } else { nets.join(" ") };
+        let _infallible = write!(line, " from {from}");
+    }
+
+    fn set(&self, line: &mut String, slots: &[u32], empty: &str) {
+        if slots.is_empty() {
+            line.push_str(empty);
+        }
         for (index, slot) in slots.iter().enumerate() {
             let id = BackendId(*slot);
-            let comma = if index == 0 { " -> " } else { ", " };
+            let comma = if index == 0 { "" } else { ", " };
             let _infallible = match self.contents.backends.get(&id) {
                 Some(backend) => write!(line, "{comma}{}", self.backend(id, backend)),
                 None => write!(line, "{comma}missing backend {id}"),
             };
         }
-        line
     }
 
     fn backend(&self, id: BackendId, backend: &Backend) -> String {
@@ -98,9 +129,11 @@ impl Dump<'_> {
         let addr = std::net::SocketAddr::new(backend.addr, backend.port);
         let service = self.service(backend.service.0);
         let state = backend.state.name();
+        let sets = crate::plan::set_names(backend.sets);
+        let place = if backend.on_node { " here" } else { "" };
         match self.with_ids {
-            true => format!("{id}: {addr}/{proto} {state} {service}"),
-            false => format!("{addr}/{proto} {state} {service}"),
+            true => format!("{id}: {addr}/{proto} {state} {sets}{place} {service}"),
+            false => format!("{addr}/{proto} {state} {sets}{place} {service}"),
         }
     }
 

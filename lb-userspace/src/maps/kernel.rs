@@ -15,6 +15,7 @@ use lb_common::{
 use super::{
     ApplyError, Contents, Maps, MapsError,
     bpf::Access,
+    family::{LpmKey, MapFamily},
     table::{Scan, Table, TableError},
 };
 use crate::plan::{Backend, BackendId, Frontend, Op, ServiceId};
@@ -30,9 +31,24 @@ pub struct KernelMaps {
 }
 
 #[derive(Debug)]
-struct FamilyMaps<A> {
+struct FamilyMaps<A: MapFamily> {
     frontends: Table<FrontendKey<A>, FrontendValue>,
     backends: Table<u32, BackendValue<A>>,
+    ranges: Table<A::LpmKey, u32>,
+}
+
+impl<A: MapFamily> FamilyMaps<A>
+where
+    FrontendKey<A>: Pod,
+    BackendValue<A>: Pod,
+{
+    fn open(maps: &Path, access: Access) -> Result<Self, TableError> {
+        Ok(Self {
+            frontends: Table::open(maps, A::FRONTENDS, access)?,
+            backends: Table::open(maps, A::BACKENDS, access)?,
+            ranges: Table::open(maps, A::RANGES, access)?,
+        })
+    }
 }
 
 impl KernelMaps {
@@ -44,14 +60,8 @@ impl KernelMaps {
     pub fn open(maps: &Path, access: Access) -> Result<Self, TableError> {
         Ok(Self {
             services: Table::open(maps, names::LB_SERVICES, access)?,
-            v4: FamilyMaps {
-                frontends: Table::open(maps, names::LB4_FRONTENDS, access)?,
-                backends: Table::open(maps, names::LB4_BACKENDS, access)?,
-            },
-            v6: FamilyMaps {
-                frontends: Table::open(maps, names::LB6_FRONTENDS, access)?,
-                backends: Table::open(maps, names::LB6_BACKENDS, access)?,
-            },
+            v4: FamilyMaps::open(maps, access)?,
+            v6: FamilyMaps::open(maps, access)?,
             slots: Table::open(maps, names::LB_SLOTS, access)?,
             filter: Table::open(maps, names::LB_VIP_FILTER, access)?,
         })
@@ -65,6 +75,11 @@ impl KernelMaps {
     /// Number of backend ids, 0 included.
     pub fn backend_capacity(&self) -> u32 {
         self.v4.backends.max_entries().min(self.v6.backends.max_entries())
+    }
+
+    /// Number of source ranges of each family.
+    pub fn range_capacity(&self) -> u32 {
+        self.v4.ranges.max_entries().min(self.v6.ranges.max_entries())
     }
 
     /// Executes a run of ops that all go to one map; on error says how many took effect.
@@ -81,6 +96,10 @@ impl KernelMaps {
             Lane::PutBackend(Family::V4) => put(&self.v4.backends, run, backend_entry),
             Lane::PutBackend(Family::V6) => put(&self.v6.backends, run, backend_entry),
             Lane::WriteSlots => self.write_slots(run),
+            Lane::PutRange(Family::V4) => put(&self.v4.ranges, run, range_entry),
+            Lane::PutRange(Family::V6) => put(&self.v6.ranges, run, range_entry),
+            Lane::DeleteRange(Family::V4) => delete(&self.v4.ranges, run, range_gone),
+            Lane::DeleteRange(Family::V6) => delete(&self.v6.ranges, run, range_gone),
             Lane::SetFilter => put(&self.filter, run, |op| {
                 let Op::SetFilter { word, value } = op else { return None };
                 Some((*word, *value))
@@ -113,7 +132,7 @@ impl KernelMaps {
         &self,
         frontends: impl Iterator<Item = &'f FrontendValue>,
     ) -> Result<Vec<u32>, MapsError> {
-        let ends = frontends.map(|value| value.base.saturating_add(value.len));
+        let ends = frontends.map(|value| value.base.saturating_add(value.slots()));
         let end = usize::try_from(ends.max().unwrap_or(0)).unwrap_or(usize::MAX);
         let mut slots = Vec::new();
         let mut scan = Scan::new();
@@ -139,6 +158,8 @@ impl KernelMaps {
             Lane::PutBackend(Family::V4) => self.v4.backends.name(),
             Lane::PutBackend(Family::V6) => self.v6.backends.name(),
             Lane::WriteSlots => self.slots.name(),
+            Lane::PutRange(Family::V4) | Lane::DeleteRange(Family::V4) => self.v4.ranges.name(),
+            Lane::PutRange(Family::V6) | Lane::DeleteRange(Family::V6) => self.v6.ranges.name(),
             Lane::SetFilter => self.filter.name(),
             Lane::PutFrontend(Family::V4) | Lane::DeleteFrontend(Family::V4) => {
                 self.v4.frontends.name()
@@ -176,6 +197,12 @@ impl Maps for KernelMaps {
         read(&self.v4.backends, |id, value| backends.extend(backend(*id, value)))?;
         read(&self.v6.backends, |id, value| backends.extend(backend(*id, value)))?;
         contents.backends = backends.into_iter().collect();
+        read(&self.v4.ranges, |key, _| {
+            let _new = contents.ranges.insert(key.range());
+        })?;
+        read(&self.v6.ranges, |key, _| {
+            let _new = contents.ranges.insert(key.range());
+        })?;
         read(&self.filter, |word, value| {
             if *value != 0 {
                 let _new = contents.filter.insert(*word, *value);
@@ -197,6 +224,8 @@ enum Lane {
     DeleteService,
     PutBackend(Family),
     WriteSlots,
+    PutRange(Family),
+    DeleteRange(Family),
     SetFilter,
     PutFrontend(Family),
     DeleteFrontend(Family),
@@ -209,6 +238,8 @@ impl Lane {
             Op::DeleteService(_) => Self::DeleteService,
             Op::PutBackend(_, backend) => Self::PutBackend(backend.family()),
             Op::WriteSlots { .. } => Self::WriteSlots,
+            Op::PutRange(range) => Self::PutRange(range.family()),
+            Op::DeleteRange(range) => Self::DeleteRange(range.family()),
             Op::SetFilter { .. } => Self::SetFilter,
             Op::PutFrontend(frontend, _) => Self::PutFrontend(frontend.family()),
             Op::DeleteFrontend(frontend) => Self::DeleteFrontend(frontend.family()),
@@ -242,6 +273,16 @@ fn backend_entry<A: Address>(op: &Op) -> Option<(u32, BackendValue<A>)> {
     let addr = A::from_ip(addr)?;
     let (state, service, on_node) = (state as u8, service.0, u8::from(on_node));
     Some((id.0, BackendValue { addr, port, proto, state, service, sets, on_node, pad: 0 }))
+}
+
+fn range_entry<K: LpmKey>(op: &Op) -> Option<(K, u32)> {
+    let Op::PutRange(range) = op else { return None };
+    Some((K::of(range)?, 1))
+}
+
+fn range_gone<K: LpmKey>(op: &Op) -> Option<K> {
+    let Op::DeleteRange(range) = op else { return None };
+    K::of(range)
 }
 
 fn frontend_entry<A: Address>(op: &Op) -> Option<(FrontendKey<A>, FrontendValue)> {

@@ -17,6 +17,8 @@ pub struct MemoryMaps {
     limits: Limits,
     /// Number of frontends, IPv4 and IPv6.
     frontends: [u32; 2],
+    /// Number of source ranges, IPv4 and IPv6.
+    ranges: [u32; 2],
 }
 
 impl MemoryMaps {
@@ -31,7 +33,11 @@ impl MemoryMaps {
         for frontend in contents.frontends.keys() {
             frontends[frontend.family_index()] += 1;
         }
-        Self { contents, limits, frontends }
+        let mut ranges = [0; 2];
+        for range in &contents.ranges {
+            ranges[usize::from(range.addr.is_ipv6())] += 1;
+        }
+        Self { contents, limits, frontends, ranges }
     }
 
     /// What they hold.
@@ -40,7 +46,7 @@ impl MemoryMaps {
     }
 
     fn write(&mut self, op: &Op) -> Result<(), i32> {
-        let Contents { services, backends, slots, filter, frontends } = &mut self.contents;
+        let Contents { services, backends, slots, ranges, filter, frontends } = &mut self.contents;
         match op {
             Op::PutService(id, info) => {
                 room(services, id, self.limits.services)?;
@@ -67,6 +73,21 @@ impl MemoryMaps {
                 slots.resize(slots.len().max(end), 0);
                 for (slot, backend) in slots[start..end].iter_mut().zip(backends) {
                     *slot = backend.0;
+                }
+            }
+            Op::PutRange(range) => {
+                let count = &mut self.ranges[usize::from(range.addr.is_ipv6())];
+                if !ranges.contains(range) {
+                    if *count >= self.limits.ranges {
+                        return Err(libc::ENOSPC);
+                    }
+                    *count += 1;
+                }
+                let _new = ranges.insert(*range);
+            }
+            Op::DeleteRange(range) => {
+                if ranges.remove(range) {
+                    self.ranges[usize::from(range.addr.is_ipv6())] -= 1;
                 }
             }
             Op::SetFilter { word, .. } if *word >= VIP_FILTER_WORDS => return Err(libc::E2BIG),
@@ -131,6 +152,10 @@ pub fn map_of(op: &Op) -> &'static str {
             V6 => names::LB6_BACKENDS,
         },
         Op::WriteSlots { .. } => names::LB_SLOTS,
+        Op::PutRange(range) | Op::DeleteRange(range) => match range.family() {
+            V4 => names::LB4_RANGES,
+            V6 => names::LB6_RANGES,
+        },
         Op::SetFilter { .. } => names::LB_VIP_FILTER,
         Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) => {
             match model::family(frontend.addr) {

@@ -12,14 +12,17 @@ mod memory;
 pub mod reader;
 pub mod table;
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 pub use dump::Dump;
 pub use faulty::{Fault, FaultyMaps};
 use lb_common::{FrontendValue, ServiceInfo};
 pub use memory::{MemoryMaps, map_of};
 
-use crate::plan::{Backend, BackendId, Frontend, Op, ServiceId};
+use crate::plan::{Backend, BackendId, Frontend, Op, Range, ServiceId};
 
 /// Something that holds the maps: the kernel, or memory in tests.
 pub trait Maps {
@@ -43,6 +46,8 @@ pub struct Contents {
     /// Backend ids by slot, at least up to the last one that a frontend names; trailing zeros may
     /// be left out.
     pub slots: Vec<u32>,
+    /// Source ranges.
+    pub ranges: BTreeSet<Range>,
     /// Words of the VIP filter that are not zero.
     pub filter: BTreeMap<u32, u64>,
     /// Frontends and markers.

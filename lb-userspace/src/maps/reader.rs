@@ -262,16 +262,17 @@ impl Reader {
         FlowKey<A>: Pod,
         FlowValue<A>: Pod,
     {
-        let (mut frontends, mut flows) = (0, 0);
+        let (mut frontends, mut flows, mut sources) = (0, 0, 0);
         self.table(A::FRONTENDS)?.for_each(|_: &FrontendKey<A>, value: &FrontendValue| {
             frontends += 1;
-            let _new = ranges.insert((value.base, value.len));
+            let _new = ranges.insert((value.base, value.slots()));
         })?;
         self.table(A::BACKENDS)?.for_each(|_: &u32, value: &BackendValue<A>| {
             *backends += usize::from(value.state != BackendState::Free as u8);
         })?;
         self.flows::<A>(|_, _| flows += 1)?;
-        usage.extend([(A::FRONTENDS, frontends), (A::FLOWS, flows)]);
+        self.table(A::RANGES)?.for_each(|_: &A::LpmKey, _: &u32| sources += 1)?;
+        usage.extend([(A::FRONTENDS, frontends), (A::FLOWS, flows), (A::RANGES, sources)]);
         Ok(())
     }
 

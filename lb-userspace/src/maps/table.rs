@@ -301,7 +301,7 @@ impl TableError {
 fn capacity_flag(name: &str) -> &'static str {
     use lb_common::names as n;
     match name {
-        n::LB4_FRONTENDS | n::LB6_FRONTENDS => "--max-frontends",
+        n::LB4_FRONTENDS | n::LB6_FRONTENDS | n::LB4_RANGES | n::LB6_RANGES => "--max-frontends",
         n::LB4_BACKENDS | n::LB6_BACKENDS | n::LB_SLOTS | n::LB_BACKEND_STAT => "--max-backends",
         n::LB_SERVICES => "--max-services",
         n::LB4_FLOWS | n::LB6_FLOWS | n::LB4_SOCKS | n::LB6_SOCKS => "--max-flows",

@@ -18,7 +18,8 @@ use super::{
     ids::Ids,
     limits::Limits,
     op::{Backend, BackendId, Frontend, Op, ServiceId},
-    ranges::Ranges,
+    slots::Slots,
+    sources::Sources,
 };
 use crate::model::ObjectName;
 
@@ -36,8 +37,10 @@ pub(super) struct Actual {
     pub(super) frontends: HashMap<Frontend, FrontendValue>,
     /// Number of frontends and markers, IPv4 and IPv6.
     pub(super) frontend_counts: [u32; 2],
-    /// Ranges that frontends name: base → length and how many frontends.
-    pub(super) ranges: HashMap<u32, (u32, u32)>,
+    /// Ranges of slots that frontends name: base → length and how many frontends.
+    pub(super) slot_ranges: HashMap<u32, (u32, u32)>,
+    /// Source ranges.
+    pub(super) sources: Sources,
     pub(super) addresses: HashMap<IpAddr, AddressUse>,
     /// How many addresses with frontends each bit of the filter stands for.
     pub(super) bits: HashMap<VipBit, u32>,
@@ -45,7 +48,7 @@ pub(super) struct Actual {
 
     pub(super) service_ids: Ids,
     pub(super) backend_ids: Ids,
-    pub(super) free_slots: Ranges,
+    pub(super) free_slots: Slots,
 
     /// Frontends that name a range which nobody can own: out of bounds, or overlapping another.
     pub(super) suspects: BTreeSet<Frontend>,
@@ -86,13 +89,14 @@ impl Actual {
             slots: Vec::new(),
             frontends: HashMap::new(),
             frontend_counts: [0; 2],
-            ranges: HashMap::new(),
+            slot_ranges: HashMap::new(),
+            sources: Sources::new(limits),
             addresses: HashMap::new(),
             bits: HashMap::new(),
             filter: vec![0; VIP_FILTER_WORDS as usize],
             service_ids: Ids::new(limits.services, []),
             backend_ids: Ids::new(limits.backends.saturating_sub(1), []),
-            free_slots: Ranges::new(limits.slots, []),
+            free_slots: Slots::new(limits.slots, []),
             suspects: BTreeSet::new(),
             tainted: Vec::new(),
             stray_frontends: BTreeSet::new(),
@@ -119,6 +123,8 @@ impl Actual {
                     *slot = backend.0;
                 }
             }
+            Op::PutRange(range) => self.sources.put(*range),
+            Op::DeleteRange(range) => self.sources.delete(range, now),
             Op::SetFilter { word, value } => {
                 if let Some(slot) = self.filter.get_mut(*word as usize) {
                     *slot = *value;
@@ -197,8 +203,9 @@ impl Actual {
     }
 
     fn put_frontend(&mut self, frontend: Frontend, value: FrontendValue, now: Instant) {
-        // The new range is entered before the old one is left: they may be the same.
-        self.enter_range(&frontend, &value);
+        // What is new is entered before what is old is left: they may be the same.
+        self.enter_slots(&frontend, &value);
+        self.sources.enter(&frontend, &value);
         match self.frontends.insert(frontend, value) {
             None => self.frontend_counts[frontend.family_index()] += 1,
             Some(old) => self.unlink(&frontend, &old, now),
@@ -212,9 +219,9 @@ impl Actual {
         self.unlink(frontend, &old, now);
     }
 
-    pub(super) fn enter_range(&mut self, frontend: &Frontend, value: &FrontendValue) {
-        if !frontend.is_marker() && value.len > 0 {
-            self.ranges.entry(value.base).or_insert((value.len, 0)).1 += 1;
+    pub(super) fn enter_slots(&mut self, frontend: &Frontend, value: &FrontendValue) {
+        if !frontend.is_marker() && value.slots() > 0 {
+            self.slot_ranges.entry(value.base).or_insert((value.slots(), 0)).1 += 1;
         }
     }
 
@@ -236,8 +243,9 @@ impl Actual {
             return;
         }
         if !self.forget_suspect(frontend, now) {
-            self.leave_range(old, now);
+            self.leave_slots(old, now);
         }
+        self.sources.leave(old, now);
         self.leave_service(frontend, old);
         self.use_address(frontend.addr, old, false);
     }
@@ -249,14 +257,13 @@ impl Actual {
         }
     }
 
-    fn leave_range(&mut self, old: &FrontendValue, now: Instant) {
-        let Some((len, users)) = self.ranges.get_mut(&old.base).filter(|_| old.len > 0) else {
-            return;
-        };
+    fn leave_slots(&mut self, old: &FrontendValue, now: Instant) {
+        let range = self.slot_ranges.get_mut(&old.base).filter(|_| old.slots() > 0);
+        let Some((len, users)) = range else { return };
         *users -= 1;
         if *users == 0 {
             self.free_slots.retire(old.base, *len, now);
-            let _range = self.ranges.remove(&old.base);
+            let _range = self.slot_ranges.remove(&old.base);
         }
     }
 

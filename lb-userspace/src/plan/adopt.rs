@@ -12,7 +12,8 @@ use super::{
     ids::Ids,
     limits::Limits,
     op::Frontend,
-    ranges::Ranges,
+    slots::Slots,
+    sources::Sources,
 };
 use crate::maps::Contents;
 
@@ -38,10 +39,10 @@ impl Actual {
         for (frontend, value) in &contents.frontends {
             let _none = actual.frontends.insert(*frontend, *value);
             actual.frontend_counts[frontend.family_index()] += 1;
-            if layout.bad.contains(&(value.base, value.len)) && !frontend.is_marker() {
+            if layout.bad.contains(&(value.base, value.slots())) && !frontend.is_marker() {
                 let _new = actual.suspects.insert(*frontend);
             } else {
-                actual.enter_range(frontend, value);
+                actual.enter_slots(frontend, value);
             }
             actual.link(*frontend, value);
         }
@@ -61,7 +62,8 @@ impl Actual {
         let named = contents.frontends.values().map(|value| value.service);
         let owners = contents.backends.values().map(|backend| backend.service.0);
         actual.service_ids = Ids::new(limits.services, used.chain(named).chain(owners));
-        actual.free_slots = Ranges::new(limits.slots, layout.used);
+        actual.free_slots = Slots::new(limits.slots, layout.used);
+        actual.sources = Sources::adopt(contents, limits);
         actual
     }
 
@@ -106,8 +108,8 @@ impl Layout {
         let named = contents
             .frontends
             .iter()
-            .filter(|(frontend, value)| !frontend.is_marker() && value.len > 0);
-        let ranges: BTreeSet<(u32, u32)> = named.map(|(_, v)| (v.base, v.len)).collect();
+            .filter(|(frontend, value)| !frontend.is_marker() && value.slots() > 0);
+        let ranges: BTreeSet<(u32, u32)> = named.map(|(_, v)| (v.base, v.slots())).collect();
         let end = |(base, len): (u32, u32)| u64::from(base) + u64::from(len);
         let mut bad = BTreeSet::new();
         // The range that reaches furthest of those before.

@@ -6,26 +6,29 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    num::NonZeroU32,
 };
 
-use lb_common::{BackendSets, BackendState, FrontendValue, ServiceInfo};
+use lb_common::{BackendSets, BackendState, FrontendKind, FrontendValue, ServiceInfo};
 
 use super::{
     NodeAddresses,
     actual::{Actual, AddressUse, is_vip},
     draft::Draft,
     limits::{Full, Limits},
-    op::{Backend, BackendId, Frontend, Op, ServiceId},
+    op::{Backend, BackendId, Frontend, Op, RangeSetId, ServiceId},
+    sources::Placed,
     stages::Stages,
 };
-use crate::model::ObjectName;
+use crate::model::{DesiredPort, ObjectName, TrafficPolicy};
 
 /// What a plan took from the allocators.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     pub(super) services: Vec<ServiceId>,
     pub(super) backends: Vec<BackendId>,
-    pub(super) ranges: Vec<(u32, u32)>,
+    pub(super) slots: Vec<(u32, u32)>,
+    pub(super) sets: Vec<RangeSetId>,
 }
 
 /// A plan being built.
@@ -40,6 +43,8 @@ pub(super) struct Build<'a> {
     pub(super) changes: HashMap<IpAddr, (i64, i64)>,
     /// Number of frontends and markers after the puts.
     counts: [u32; 2],
+    /// Number of source ranges after the puts.
+    pub(super) range_counts: [u32; 2],
     /// Existing ids that a draft goes on with.
     kept: HashSet<ServiceId>,
     /// Backends that go on, or start again, serving.
@@ -50,6 +55,7 @@ pub(super) struct Build<'a> {
 impl<'a> Build<'a> {
     pub(super) fn new(actual: &'a mut Actual, node: &'a NodeAddresses, limits: &'a Limits) -> Self {
         let counts = actual.frontend_counts;
+        let range_counts = actual.sources.counts();
         Self {
             actual,
             node,
@@ -59,6 +65,7 @@ impl<'a> Build<'a> {
             unfit: BTreeMap::new(),
             changes: HashMap::new(),
             counts,
+            range_counts,
             kept: HashSet::new(),
             serving: HashSet::new(),
             freed: HashSet::new(),
@@ -97,12 +104,21 @@ impl<'a> Build<'a> {
         };
         let _new = self.kept.insert(id);
         let backends = self.merge_backends(draft, id);
-        let Some((base, len)) = self.place(id, &backends.selectable) else {
-            // What was there stays as it is, and nothing new begins.
+        let ranges = match draft.load_balancers().next() {
+            Some(_) => self.place_ranges(draft, id),
+            None => Placed::Anywhere,
+        };
+        let Some(base) = self.place(id, &backends.slots()) else {
+            // What was there stays as it is, and nothing new begins; but nothing goes on with other
+            // source ranges than it shall have.
             self.does_not_fit(draft, Full::Slots);
             give_up(draft, wanted);
             if let Some(entry) = self.actual.services.get(&id) {
-                wanted.extend(&entry.frontends);
+                let kept = entry.frontends.iter().filter(|frontend| {
+                    let value = self.actual.frontends.get(frontend);
+                    value.is_some_and(|value| ranges.allow(value))
+                });
+                wanted.extend(kept);
             }
             return;
         };
@@ -111,24 +127,48 @@ impl<'a> Build<'a> {
         }
         self.stages.serving.extend(backends.put);
         self.stages.gone.extend(backends.gone);
+        let count = |set: &[BackendId]| u32::try_from(set.len()).unwrap_or_default();
+        let all = FrontendValue {
+            service: id.0,
+            base,
+            len: count(&backends.cluster),
+            local_len: count(&backends.local),
+            affinity: draft.port.affinity.map_or(0, NonZeroU32::get),
+            ..FrontendValue::default()
+        };
+        let mut restricted = false;
         for (frontend, kind) in &draft.frontends {
-            let value = FrontendValue {
-                service: id.0,
-                base,
-                len,
-                kind: *kind as u8,
-                ..FrontendValue::default()
+            let local = u8::from(policy(&draft.port, *kind) == TrafficPolicy::Local);
+            let value = FrontendValue { kind: *kind as u8, local, ..all };
+            let value = match (*kind, &ranges) {
+                (FrontendKind::LoadBalancer, Placed::Nowhere) => {
+                    let _wanted = wanted.remove(frontend);
+                    continue;
+                }
+                (FrontendKind::LoadBalancer, Placed::Set(ranges, _)) => {
+                    FrontendValue { ranges: *ranges, ..value }
+                }
+                _ => value,
             };
-            if !self.put_frontend(*frontend, value) {
+            if self.put_frontend(*frontend, value) {
+                restricted |= value.ranges != 0;
+            } else {
                 self.does_not_fit(draft, Full::of_frontend(frontend));
                 let _wanted = wanted.remove(frontend);
             }
+        }
+        if let Placed::Set(_, ops) = ranges
+            && restricted
+        {
+            self.put_ranges(ops, draft.port.family);
         }
     }
 
     /// Brings the backends of a service to what the draft wants.
     fn merge_backends(&mut self, draft: &Draft, service: ServiceId) -> Merged {
         let mut merged = Merged::default();
+        let asks_for_local = [draft.port.internal_policy, draft.port.external_policy]
+            .contains(&TrafficPolicy::Local);
         let entry = self.actual.services.get(&service);
         let mut known = entry.map_or(&[][..], |entry| &entry.backends).iter().copied().peekable();
         let backends = &self.actual.backends;
@@ -174,12 +214,22 @@ impl<'a> Build<'a> {
                     + u8::from(want.local) * BackendSets::LOCAL,
                 on_node: want.on_node,
             };
-            if backends.get(id.0 as usize) != Some(&Some(backend)) {
-                merged.put.push(Op::PutBackend(id, backend));
+            // It leaves a set only when no frontend leads to it there any more.
+            let before = backends.get(id.0 as usize).copied().flatten();
+            let left = before.map_or(0, |before| before.sets & !backend.sets);
+            let first = Backend { sets: backend.sets | left, ..backend };
+            if before != Some(first) {
+                merged.put.push(Op::PutBackend(id, first));
+            }
+            if left != 0 {
+                merged.gone.push(Op::PutBackend(id, backend));
             }
             let _new = self.serving.insert(id);
             if want.cluster {
-                merged.selectable.push(id);
+                merged.cluster.push(id);
+            }
+            if want.local && asks_for_local {
+                merged.local.push(id);
             }
         }
         for id in known {
@@ -188,27 +238,27 @@ impl<'a> Build<'a> {
         merged
     }
 
-    /// Finds or writes a range of slots with these backends.
-    fn place(&mut self, service: ServiceId, backends: &[BackendId]) -> Option<(u32, u32)> {
+    /// Finds or writes a range of slots with these backends; returns the first slot.
+    fn place(&mut self, service: ServiceId, backends: &[BackendId]) -> Option<u32> {
         let Ok(len) = u32::try_from(backends.len()) else { return None };
         if len == 0 {
-            return Some((0, 0));
+            return Some(0);
         }
         let actual = &mut *self.actual;
         if let Some(entry) = actual.services.get(&service) {
             let trusted = entry.frontends.iter().filter(|f| !actual.suspects.contains(f));
             for value in trusted.filter_map(|frontend| actual.frontends.get(frontend)) {
                 let slots = actual.slots.get(value.base as usize..).unwrap_or_default();
-                let slots = slots.get(..value.len as usize).unwrap_or_default();
+                let slots = slots.get(..value.slots() as usize).unwrap_or_default();
                 if slots.iter().eq(backends.iter().map(|id| &id.0)) {
-                    return Some((value.base, len));
+                    return Some(value.base);
                 }
             }
         }
         let base = actual.free_slots.take(len)?;
-        self.reserved.ranges.push((base, len));
+        self.reserved.slots.push((base, len));
         self.stages.slots.push(Op::WriteSlots { base, backends: backends.to_vec() });
-        Some((base, len))
+        Some(base)
     }
 
     /// Whether it fits.
@@ -312,7 +362,7 @@ impl<'a> Build<'a> {
             || self.actual.frontends.contains_key(&Frontend::marker(*addr))
     }
 
-    fn does_not_fit(&mut self, draft: &Draft, full: Full) {
+    pub(super) fn does_not_fit(&mut self, draft: &Draft, full: Full) {
         let _before = self.unfit.insert(draft.name.clone(), full);
     }
 }
@@ -322,7 +372,27 @@ impl<'a> Build<'a> {
 struct Merged {
     put: Vec<Op>,
     gone: Vec<Op>,
-    selectable: Vec<BackendId>,
+    /// The cluster set.
+    cluster: Vec<BackendId>,
+    /// The local set, where a policy asks for it.
+    local: Vec<BackendId>,
+}
+
+impl Merged {
+    /// What the slots shall name: the cluster set, then the local set.
+    fn slots(&self) -> Vec<BackendId> {
+        self.cluster.iter().chain(&self.local).copied().collect()
+    }
+}
+
+/// The policy that governs a kind of frontend.
+fn policy(port: &DesiredPort, kind: FrontendKind) -> TrafficPolicy {
+    match kind {
+        FrontendKind::Marker | FrontendKind::ClusterIp => port.internal_policy,
+        FrontendKind::NodePort | FrontendKind::ExternalIp | FrontendKind::LoadBalancer => {
+            port.external_policy
+        }
+    }
 }
 
 /// The op that takes a backend out of the serving set, if it is in.

@@ -19,7 +19,7 @@ impl Actual {
             .filter_map(|(id, backend)| Some((super::BackendId(id), (*backend)?)))
             .filter(|(_, backend)| backend.state != BackendState::Free)
             .collect();
-        let slots = self.ranges.iter().map(|(base, (len, _))| {
+        let slots = self.slot_ranges.iter().map(|(base, (len, _))| {
             let range = *base as usize..(*base as usize).saturating_add(*len as usize);
             let there = |slots: &[u32], at| slots.get(at).copied().unwrap_or(0);
             range.filter(|at| there(&self.slots, *at) != there(&contents.slots, *at)).count()
@@ -32,6 +32,10 @@ impl Actual {
             ("backends", count(&backends, &contents.backends)),
             (names::LB_SLOTS, slots.sum()),
             (names::LB_VIP_FILTER, words.count()),
+            (
+                "source ranges",
+                self.sources.entries().symmetric_difference(&contents.ranges).count(),
+            ),
             ("frontends", count(&self.frontends, &contents.frontends)),
         ])
     }

@@ -1,16 +1,20 @@
 //! Drafts: who gets which frontend, before anything is written.
 //!
 //! Invariant: after this, each frontend has at most one draft that wants it. The model has settled
-//! what Services may claim from each other; what is left is a node address that is a VIP too, where
-//! the VIP wins.
+//! what Services may claim from each other; what is left is a node address that is an address of
+//! Services too, where the latter wins over node ports, and one Service that has an address twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use lb_common::{Family, FrontendKind};
 
 use super::{
-    NodeAddresses,
+    ExternalIps, NodeAddresses,
     actual::Actual,
+    external::Refusal,
     op::{Frontend, ServiceId},
 };
 use crate::model::{Desired, DesiredPort, ObjectName};
@@ -23,6 +27,15 @@ pub(super) struct Draft {
     pub(super) frontends: Vec<(Frontend, FrontendKind)>,
 }
 
+impl Draft {
+    /// The frontends that source ranges restrict.
+    pub(super) fn load_balancers(&self) -> impl Iterator<Item = &Frontend> {
+        let load_balancers =
+            self.frontends.iter().filter(|(_, kind)| *kind == FrontendKind::LoadBalancer);
+        load_balancers.map(|(frontend, _)| frontend)
+    }
+}
+
 /// Everything that the Services being planned want.
 #[derive(Debug, Default)]
 pub(super) struct Drafts {
@@ -31,8 +44,11 @@ pub(super) struct Drafts {
     pub(super) wanted: HashSet<Frontend>,
     /// Services that do not get a frontend that they want.
     pub(super) losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
-    /// Services with node ports.
-    pub(super) with_node_ports: HashSet<ObjectName>,
+    /// Services for which it matters which addresses the node has.
+    pub(super) of_node: HashSet<ObjectName>,
+    /// External IPs that are not programmed, by Service.
+    pub(super) refused: BTreeMap<ObjectName, BTreeMap<IpAddr, Refusal>>,
+    owners: HashMap<Frontend, ObjectName>,
 }
 
 impl Drafts {
@@ -43,23 +59,39 @@ impl Drafts {
         desired: &impl Desired,
         actual: &Actual,
         node: &NodeAddresses,
+        external_ips: ExternalIps,
     ) -> Self {
         let mut this = Self::default();
         let mut drafts = Vec::with_capacity(names.len());
         for name in names {
             for port in desired.desired(name).ports {
-                if port.node_port.is_some() {
-                    let _new = this.with_node_ports.insert(name.clone());
+                if depends_on_node(&port) {
+                    let _new = this.of_node.insert(name.clone());
                 }
                 drafts.push(Draft { name: name.clone(), port, frontends: Vec::new() });
             }
         }
         let arena = Arena { names, orphans, actual };
         for draft in &mut drafts {
-            if let Some(addr) = draft.port.vip {
-                let frontend = Frontend::new(addr, draft.port.port, draft.port.proto);
-                this.claim(draft, frontend, FrontendKind::ClusterIp, &arena);
-            }
+            let vip = draft.port.vip;
+            this.claim_all(draft, vip.as_slice(), FrontendKind::ClusterIp, &arena);
+        }
+        for draft in &mut drafts {
+            let addrs = std::mem::take(&mut draft.port.load_balancer_ips);
+            this.claim_all(draft, &addrs, FrontendKind::LoadBalancer, &arena);
+            draft.port.load_balancer_ips = addrs;
+        }
+        for draft in &mut drafts {
+            let mut addrs = std::mem::take(&mut draft.port.external_ips);
+            addrs.retain(|addr| match external_ips.refuses(*addr, node) {
+                Some(why) => {
+                    let refused = this.refused.entry(draft.name.clone()).or_default();
+                    let _before = refused.insert(*addr, why);
+                    false
+                }
+                None => true,
+            });
+            this.claim_all(draft, &addrs, FrontendKind::ExternalIp, &arena);
         }
         for draft in &mut drafts {
             let DesiredPort { node_port: Some(port), proto, family, .. } = draft.port else {
@@ -72,7 +104,22 @@ impl Drafts {
         }
         drafts.retain(|draft| !draft.frontends.is_empty());
         this.drafts = drafts;
+        this.wanted = std::mem::take(&mut this.owners).into_keys().collect();
         this
+    }
+
+    /// Claims the port at addresses that belong to Services.
+    fn claim_all(
+        &mut self,
+        draft: &mut Draft,
+        addrs: &[IpAddr],
+        kind: FrontendKind,
+        arena: &Arena<'_>,
+    ) {
+        for addr in addrs {
+            let frontend = Frontend::new(*addr, draft.port.port, draft.port.proto);
+            self.claim(draft, frontend, kind, arena);
+        }
     }
 
     fn claim(
@@ -82,20 +129,23 @@ impl Drafts {
         kind: FrontendKind,
         in_: &Arena<'_>,
     ) {
-        if self.wanted.contains(&frontend) {
-            self.lose(frontend, &draft.name);
+        if let Some(owner) = self.owners.get(&frontend) {
+            if *owner != draft.name {
+                self.lose(frontend, &draft.name);
+            }
             return;
         }
         if let Some((holder, held_as)) = in_.holder(&frontend)
             && holder != draft.name
         {
-            if kind != FrontendKind::ClusterIp || held_as == FrontendKind::ClusterIp as u8 {
+            let node_port = FrontendKind::NodePort;
+            if kind == node_port || held_as != node_port as u8 {
                 self.lose(frontend, &draft.name);
                 return;
             }
             self.lose(frontend, &holder);
         }
-        let _new = self.wanted.insert(frontend);
+        let _none = self.owners.insert(frontend, draft.name.clone());
         draft.frontends.push((frontend, kind));
     }
 
@@ -122,6 +172,11 @@ impl Arena<'_> {
     }
 }
 
-fn in_family(addr: &std::net::IpAddr, family: Family) -> bool {
+/// Whether it matters for a port which addresses the node has.
+fn depends_on_node(port: &DesiredPort) -> bool {
+    port.node_port.is_some() || !port.external_ips.is_empty() || port.source_ranges.is_some()
+}
+
+fn in_family(addr: &IpAddr, family: Family) -> bool {
     crate::model::family(*addr) == family
 }

@@ -18,11 +18,19 @@ pub struct Limits {
     pub backends: u32,
     /// Entries of `LB_SLOTS`.
     pub slots: u32,
+    /// Entries of each map of source ranges.
+    pub ranges: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: 65_536, frontends: 131_072, backends: 131_072, slots: 262_144 }
+        Self {
+            services: 65_536,
+            frontends: 131_072,
+            backends: 131_072,
+            slots: 262_144,
+            ranges: 131_072,
+        }
     }
 }
 
@@ -34,6 +42,8 @@ pub(super) enum Full {
     Frontends6,
     Backends,
     Slots,
+    Ranges4,
+    Ranges6,
 }
 
 impl Full {
@@ -45,6 +55,14 @@ impl Full {
         }
     }
 
+    /// The map of the source ranges of a family.
+    pub(super) fn of_ranges(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ranges4,
+            Family::V6 => Self::Ranges6,
+        }
+    }
+
     fn map(self) -> &'static str {
         match self {
             Self::Services => names::LB_SERVICES,
@@ -52,6 +70,8 @@ impl Full {
             Self::Frontends6 => names::LB6_FRONTENDS,
             Self::Backends => names::LB4_BACKENDS,
             Self::Slots => names::LB_SLOTS,
+            Self::Ranges4 => names::LB4_RANGES,
+            Self::Ranges6 => names::LB6_RANGES,
         }
     }
 
@@ -61,13 +81,17 @@ impl Full {
             Self::Frontends4 | Self::Frontends6 => limits.frontends,
             Self::Backends => limits.backends,
             Self::Slots => limits.slots,
+            Self::Ranges4 | Self::Ranges6 => limits.ranges,
         }
     }
 
     fn flag(self) -> &'static str {
         match self {
             Self::Services => "--max-services",
-            Self::Frontends4 | Self::Frontends6 => "--max-frontends",
+            // The source ranges are sized after the frontends.
+            Self::Frontends4 | Self::Frontends6 | Self::Ranges4 | Self::Ranges6 => {
+                "--max-frontends"
+            }
             // The slots are sized after the backends.
             Self::Backends | Self::Slots => "--max-backends",
         }

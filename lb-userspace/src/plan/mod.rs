@@ -1,7 +1,7 @@
 //! The plan: what is to be written into the maps, in which order.
 //!
 //! Invariant: no prefix of a plan leaves an entry that refers to something missing, and each
-//! frontend leads to its old or its new backends. Planning does no I/O and reads no clock.
+//! frontend leads to its old or its new state. Planning does no I/O and reads no clock.
 
 mod actual;
 mod adopt;
@@ -13,7 +13,8 @@ mod ids;
 mod limits;
 mod op;
 mod planner;
-mod ranges;
+mod slots;
+mod sources;
 mod stages;
 #[cfg(test)]
 mod tests;
@@ -23,8 +24,8 @@ use std::time::Instant;
 
 pub use external::ExternalIps;
 pub use limits::Limits;
-pub(crate) use op::ServiceName;
-pub use op::{Backend, BackendId, Frontend, Op, ServiceId};
+pub use op::{Backend, BackendId, Frontend, Op, Range, RangeSetId, ServiceId};
+pub(crate) use op::{ServiceName, set_names};
 pub use planner::{NodeAddresses, Plan, Planner};
 
 pub use crate::model::ProtoName;

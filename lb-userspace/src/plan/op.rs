@@ -5,7 +5,11 @@
 
 use std::{fmt, net::IpAddr};
 
-use lb_common::{BackendState, Family, FrontendKey, FrontendKind, FrontendValue, ServiceInfo};
+use ipnet::IpNet;
+use lb_common::{
+    BackendSets, BackendState, Family, FrontendKey, FrontendKind, FrontendValue, RANGE_SET_BITS,
+    ServiceInfo,
+};
 
 use crate::model::{ProtoName, family};
 
@@ -25,6 +29,10 @@ pub enum Op {
         /// What the slots shall name, in order.
         backends: Vec<BackendId>,
     },
+    /// Enters a range into a set that no frontend names yet.
+    PutRange(Range),
+    /// Takes a range out of a set that no frontend names any more. One that is not there is no error.
+    DeleteRange(Range),
     /// Writes one word of the VIP filter.
     SetFilter {
         /// Index of the word.
@@ -45,6 +53,42 @@ pub struct ServiceId(pub u32);
 /// The number of one backend of one service, index into the backend maps. 0 is never used.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BackendId(pub u32);
+
+/// The number of one set of source ranges. 0 is never used.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct RangeSetId(pub u32);
+
+/// One range of one set: key of the range maps.
+///
+/// Sorts by set. Of a damaged map it can be any key, also one that is no range of a single set.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Range {
+    /// The set.
+    pub set: RangeSetId,
+    /// The network address.
+    pub addr: IpAddr,
+    /// How many bits must agree: the [`RANGE_SET_BITS`] of the set, then those of the range.
+    pub bits: u32,
+}
+
+impl Range {
+    /// The range `net` of a set.
+    pub fn new(set: RangeSetId, net: IpNet) -> Self {
+        let bits = RANGE_SET_BITS + u32::from(net.prefix_len());
+        Self { set, addr: net.network(), bits }
+    }
+
+    /// The range without its set; `None` when the key is none that we write.
+    pub fn net(&self) -> Option<IpNet> {
+        let len = self.bits.checked_sub(RANGE_SET_BITS)?;
+        IpNet::new(self.addr, u8::try_from(len).ok()?).ok()
+    }
+
+    /// The family, hence the map.
+    pub const fn family(&self) -> Family {
+        family(self.addr)
+    }
+}
 
 /// What a client sends to: key of the frontend maps.
 ///
@@ -127,9 +171,11 @@ impl fmt::Display for Op {
             Self::DeleteService(id) => write!(f, "delete service {id}"),
             Self::PutBackend(id, backend) => write!(f, "put backend {id} {backend}"),
             Self::WriteSlots { base, backends } => {
-                write!(f, "write slots {} =", Range { base: *base, len: backends.len() })?;
+                write!(f, "write slots {} =", SlotRange { base: *base, len: backends.len() })?;
                 backends.iter().try_for_each(|backend| write!(f, " {backend}"))
             }
+            Self::PutRange(range) => write!(f, "put {range}"),
+            Self::DeleteRange(range) => write!(f, "delete {range}"),
             Self::SetFilter { word, value } => write!(f, "set filter word {word} = {value:#018x}"),
             Self::PutFrontend(frontend, value) => {
                 write!(f, "put frontend {frontend}{}", FrontendTarget(value))
@@ -151,6 +197,21 @@ impl fmt::Display for BackendId {
     }
 }
 
+impl fmt::Display for RangeSetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.net() {
+            Some(net) => write!(f, "range {net} of set {}", self.set),
+            None => write!(f, "range {}, {} bits of set {}", self.addr, self.bits, self.set),
+        }
+    }
+}
+
 impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_marker() {
@@ -163,12 +224,26 @@ impl fmt::Display for Frontend {
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         endpoint(f, self.addr, self.port, self.proto)?;
-        write!(f, " {} (service {})", self.state.name(), self.service)
+        write!(f, " {} (service {}", self.state.name(), self.service)?;
+        if self.sets != 0 {
+            write!(f, "; {}", set_names(self.sets))?;
+        }
+        f.write_str(if self.on_node { "; on this node)" } else { ")" })
     }
 }
 
 fn endpoint(f: &mut fmt::Formatter<'_>, addr: IpAddr, port: u16, proto: u8) -> fmt::Result {
     write!(f, "{}/{}", std::net::SocketAddr::new(addr, port), ProtoName(proto))
+}
+
+/// The names of the sets that a backend stands in.
+pub(crate) const fn set_names(sets: u8) -> &'static str {
+    match (sets & BackendSets::CLUSTER != 0, sets & BackendSets::LOCAL != 0) {
+        (true, true) => "cluster,local",
+        (true, false) => "cluster",
+        (false, true) => "local",
+        (false, false) => "none",
+    }
 }
 
 /// A service that prints as `namespace/name:port-name TCP IPv4`.
@@ -189,25 +264,39 @@ struct FrontendTarget<'a>(&'a FrontendValue);
 
 impl fmt::Display for FrontendTarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let FrontendValue { service, base, len, kind, .. } = *self.0;
+        let FrontendValue { service, base, len, local_len, ranges, affinity, kind, .. } = *self.0;
         match FrontendKind::from_u8(kind) {
             Some(FrontendKind::Marker) => return Ok(()),
             Some(kind) => write!(f, " {} service {service}", kind.name())?,
             None => write!(f, " kind {kind} service {service}")?,
         }
         match len {
-            0 => f.write_str(", no backend"),
-            _ => write!(f, ", slots {}", Range { base, len: len as usize }),
+            0 => f.write_str(", no backend")?,
+            _ => write!(f, ", slots {}", SlotRange { base, len: len as usize })?,
+        }
+        if local_len > 0 {
+            let base = base.saturating_add(len);
+            write!(f, ", local slots {}", SlotRange { base, len: local_len as usize })?;
+        }
+        if self.0.is_local() {
+            f.write_str(", policy Local")?;
+        }
+        if ranges != 0 {
+            write!(f, ", source ranges of set {ranges}")?;
+        }
+        match affinity {
+            0 => Ok(()),
+            seconds => write!(f, ", affinity {seconds} s"),
         }
     }
 }
 
-struct Range {
+struct SlotRange {
     base: u32,
     len: usize,
 }
 
-impl fmt::Display for Range {
+impl fmt::Display for SlotRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}..{}", self.base, self.base as usize + self.len)
     }

@@ -16,6 +16,7 @@ use super::{
     actual::{Actual, object_name},
     build::{Build, Reserved},
     draft::Drafts,
+    external::{self, Refusal},
     limits::{self, Full, Limits},
     op::{BackendId, Frontend, Op, ServiceId},
 };
@@ -44,11 +45,15 @@ pub struct Plan {
     names: BTreeSet<ObjectName>,
     unfit: BTreeMap<ObjectName, Full>,
     losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
+    refused: Refused,
     reserved: Reserved,
     recheck: BTreeSet<IpAddr>,
     recheck_words: BTreeSet<u32>,
     released: BTreeSet<BackendId>,
 }
+
+/// External IPs that are not programmed, by Service.
+type Refused = BTreeMap<ObjectName, BTreeMap<IpAddr, Refusal>>;
 
 /// How many Services may fail one by one before the rest is left for the next attempt: where the
 /// fault is not with a Service, thousands of failing calls would tell nothing new.
@@ -67,13 +72,14 @@ pub struct Planner {
     orphans: BTreeSet<ObjectName>,
     /// Whether entries that belong to no service may be removed.
     pruned: bool,
-    /// Services with node ports: those that depend on the node's addresses.
-    with_node_ports: HashSet<ObjectName>,
+    /// Services for which it matters which addresses the node has.
+    of_node: HashSet<ObjectName>,
     unfit: BTreeMap<ObjectName, Full>,
     /// Whether anything was freed since `unfit` was tried last.
     freed: bool,
     /// Services that want a frontend which another one has.
     waiters: HashMap<Frontend, BTreeSet<ObjectName>>,
+    refused: Refused,
     released: BTreeSet<BackendId>,
     recheck: BTreeSet<IpAddr>,
     recheck_words: BTreeSet<u32>,
@@ -89,10 +95,11 @@ impl Planner {
             pending: BTreeSet::new(),
             orphans: actual.objects.keys().cloned().collect(),
             pruned: false,
-            with_node_ports: HashSet::new(),
+            of_node: HashSet::new(),
             unfit: BTreeMap::new(),
             freed: false,
             waiters: HashMap::new(),
+            refused: Refused::new(),
             released: BTreeSet::new(),
             recheck: BTreeSet::new(),
             recheck_words: BTreeSet::new(),
@@ -106,8 +113,8 @@ impl Planner {
 
     /// Says which addresses the node has. Call it before the first plan.
     pub fn set_node(&mut self, node: NodeAddresses) {
-        if node.node_port != self.node.node_port {
-            self.pending.extend(self.with_node_ports.iter().cloned());
+        if node.node_port != self.node.node_port || node.primary != self.node.primary {
+            self.pending.extend(self.of_node.iter().cloned());
         }
         if node.local != self.node.local {
             self.recheck.extend(node.local.symmetric_difference(&self.node.local));
@@ -151,8 +158,13 @@ impl Planner {
 
     /// When to plan again although nothing changed: something that did not fit may fit then.
     pub fn wake(&self) -> Option<Instant> {
-        let Actual { service_ids, backend_ids, free_slots, .. } = &self.actual;
-        let next = [service_ids.next_wake(), backend_ids.next_wake(), free_slots.next_wake()];
+        let Actual { service_ids, backend_ids, free_slots, sources, .. } = &self.actual;
+        let next = [
+            service_ids.next_wake(),
+            backend_ids.next_wake(),
+            free_slots.next_wake(),
+            sources.ids.next_wake(),
+        ];
         next.into_iter().flatten().min().filter(|_| !self.unfit.is_empty())
     }
 
@@ -163,6 +175,7 @@ impl Planner {
             && self.recheck.is_empty()
             && self.recheck_words.is_empty()
             && !self.adopted
+            && !self.actual.sources.has_strays()
             && (!self.freed || self.unfit.is_empty())
     }
 
@@ -178,9 +191,9 @@ impl Planner {
         for op in plan.ops.iter().take(applied) {
             self.actual.record(op, now);
             if let Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) = op {
-                self.freed |= matches!(op, Op::DeleteFrontend(_));
                 self.pending.extend(self.waiters.remove(frontend).into_iter().flatten());
             }
+            self.freed |= matches!(op, Op::DeleteFrontend(_) | Op::DeleteRange(_));
         }
         for op in plan.ops.iter().skip(applied) {
             self.look_again(op);
@@ -188,8 +201,10 @@ impl Planner {
         self.give_back(plan.reserved);
         for name in &plan.names {
             let _before = self.unfit.remove(name);
+            let _before = self.refused.remove(name);
         }
         self.unfit.extend(plan.unfit);
+        self.refused.extend(plan.refused);
         self.waiters.retain(|_, waiting| {
             waiting.retain(|name| !plan.names.contains(name));
             !waiting.is_empty()
@@ -263,13 +278,19 @@ impl Planner {
             self.recheck.extend(self.actual.inconsistent_addresses(&self.node.local));
             self.recheck_words.extend(self.actual.inconsistent_words());
         }
-        let drafts = Drafts::new(&names, &self.orphans, desired, &self.actual, &self.node);
-        let Drafts { drafts, mut wanted, losers, with_node_ports } = drafts;
+        let Drafts { drafts, mut wanted, losers, of_node, refused, .. } = Drafts::new(
+            &names,
+            &self.orphans,
+            desired,
+            &self.actual,
+            &self.node,
+            self.external_ips,
+        );
         for name in &names {
             let _orphan = self.orphans.remove(name);
-            let _member = match with_node_ports.contains(name) {
-                true => self.with_node_ports.insert(name.clone()),
-                false => self.with_node_ports.remove(name),
+            let _member = match of_node.contains(name) {
+                true => self.of_node.insert(name.clone()),
+                false => self.of_node.remove(name),
             };
         }
         let recheck = std::mem::take(&mut self.recheck);
@@ -282,16 +303,22 @@ impl Planner {
             build.remove_strays(&wanted);
         }
         build.settle_addresses(&recheck, &recheck_words);
+        build.remove_unnamed_ranges();
         build.free(&released);
         build.forget(&names);
         let Build { stages, reserved, unfit, .. } = build;
         let ops = stages.into_ops();
-        Plan { ops, names, unfit, losers, reserved, recheck, recheck_words, released }
+        Plan { ops, names, unfit, losers, refused, reserved, recheck, recheck_words, released }
     }
 
     fn wake_up(&mut self, now: Instant) {
-        let Actual { service_ids, backend_ids, free_slots, .. } = &mut self.actual;
-        let woken = [service_ids.wake(now), backend_ids.wake(now), free_slots.wake(now)];
+        let Actual { service_ids, backend_ids, free_slots, sources, .. } = &mut self.actual;
+        let woken = [
+            service_ids.wake(now),
+            backend_ids.wake(now),
+            free_slots.wake(now),
+            sources.ids.wake(now),
+        ];
         self.freed |= woken.contains(&true);
     }
 
@@ -309,14 +336,27 @@ impl Planner {
                 let entry = self.actual.services.get(id);
                 self.pending.extend(entry.map(|entry| object_name(&entry.info)));
             }
-            Op::PutService(..) | Op::PutBackend(..) | Op::WriteSlots { .. } => {}
+            // Ranges that are left behind are seen by nobody naming them.
+            Op::PutService(..)
+            | Op::PutBackend(..)
+            | Op::WriteSlots { .. }
+            | Op::PutRange(_)
+            | Op::DeleteRange(_) => {}
         }
     }
 
     /// Gives back what was taken and not written.
     fn give_back(&mut self, reserved: Reserved) {
-        let Actual { services, backends, ranges, service_ids, backend_ids, free_slots, .. } =
-            &mut self.actual;
+        let Actual {
+            services,
+            backends,
+            slot_ranges,
+            sources,
+            service_ids,
+            backend_ids,
+            free_slots,
+            ..
+        } = &mut self.actual;
         for id in reserved.services.iter().filter(|id| !services.contains_key(id)) {
             service_ids.put_back(id.0);
         }
@@ -324,9 +364,11 @@ impl Planner {
         for id in reserved.backends.iter().filter(|id| !there(id)) {
             backend_ids.put_back(id.0);
         }
-        for (base, len) in reserved.ranges.iter().filter(|(base, _)| !ranges.contains_key(base)) {
+        for (base, len) in reserved.slots.iter().filter(|(base, _)| !slot_ranges.contains_key(base))
+        {
             free_slots.put_back(*base, *len);
         }
+        sources.give_back(&reserved.sets);
     }
 
     /// What the Services in the maps hold, as of now.
@@ -353,6 +395,7 @@ impl Planner {
     /// What does not fit, and what another Service's VIP hides.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = limits::problems(&self.unfit, &self.limits);
+        problems.extend(external::problems(&self.refused));
         let hidden: BTreeMap<&Frontend, _> = self.waiters.iter().collect();
         for (frontend, names) in hidden {
             let remark = Remark::warning(format!(

@@ -2,6 +2,8 @@
 
 mod property;
 mod scenario;
+mod sets;
+mod wish;
 mod world;
 
 use std::{
@@ -10,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::BackendState;
+use ipnet::IpNet;
+use lb_common::{BackendSets, BackendState};
 
-use super::{BackendId, Frontend, Limits, NodeAddresses, Planner, ServiceId, actual::bit_of};
+use super::{
+    BackendId, Frontend, Limits, NodeAddresses, Planner, Range, ServiceId, actual::bit_of,
+};
 use crate::{
     maps::{Contents, Dump, Maps, MemoryMaps},
-    model::{Event, Model},
+    model::{Desired, Event, Model},
 };
 
 /// A model, a planner and maps, as in an agent.
@@ -45,14 +50,7 @@ impl<M: Maps> Rig<M> {
     }
 
     fn settle(&mut self) {
-        for _ in 0..20 {
-            self.now += Duration::from_secs(2);
-            let result = self.planner.execute(&self.model, &mut self.maps, self.now);
-            if result.is_ok() && self.planner.is_idle() {
-                return;
-            }
-        }
-        panic!("the planner does not come to rest");
+        settle(&mut self.planner, &self.model, &mut self.maps, &mut self.now);
     }
 
     /// What the housekeeper does once no flow is left.
@@ -72,6 +70,18 @@ impl<M: Maps> Rig<M> {
     }
 }
 
+/// Executes until nothing is left to do.
+fn settle(planner: &mut Planner, desired: &impl Desired, maps: &mut impl Maps, now: &mut Instant) {
+    for _ in 0..20 {
+        *now += Duration::from_secs(2);
+        let result = planner.execute(desired, maps, *now);
+        if result.is_ok() && planner.is_idle() {
+            return;
+        }
+    }
+    panic!("the planner does not come to rest");
+}
+
 fn rig() -> Rig<MemoryMaps> {
     Rig::new(MemoryMaps::new(Limits::default()), Limits::default())
 }
@@ -86,30 +96,55 @@ fn node() -> NodeAddresses {
     NodeAddresses { local: local.into(), node_port: local.into(), primary }
 }
 
-/// The backends that a frontend leads to, or what is wrong.
-fn resolve(contents: &Contents, frontend: &Frontend) -> Result<Option<Vec<(IpAddr, u16)>>, String> {
+/// What a frontend leads to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct State {
+    kind: u8,
+    local_policy: bool,
+    affinity: u32,
+    cluster: Vec<(IpAddr, u16)>,
+    local: Vec<(IpAddr, u16)>,
+    /// Who may use it; `None` for everybody.
+    ranges: Option<BTreeSet<Option<IpNet>>>,
+}
+
+/// What a frontend leads to, or what is wrong.
+fn resolve(contents: &Contents, frontend: &Frontend) -> Result<Option<State>, String> {
     let Some(value) = contents.frontends.get(frontend) else { return Ok(None) };
     if frontend.is_marker() {
-        return Ok(Some(Vec::new()));
+        return Ok(Some(State::default()));
     }
     if !contents.services.contains_key(&ServiceId(value.service)) {
         return Err(format!("{frontend} names a missing service"));
     }
-    let slots = value.base as usize..(value.base + value.len) as usize;
+    let slots = value.base as usize..(value.base + value.len + value.local_len) as usize;
     let slots = contents.slots.get(slots).ok_or(format!("{frontend} names missing slots"))?;
-    let backends = slots.iter().map(|id| {
-        let backend = contents.backends.get(&BackendId(*id));
-        let backend = backend.ok_or(format!("{frontend} names missing backend {id}"))?;
-        let right = backend.service.0 == value.service
-            && backend.family() == frontend.family()
-            && backend.proto == frontend.proto
-            && backend.state == BackendState::Serving;
-        match right {
-            true => Ok((backend.addr, backend.port)),
-            false => Err(format!("{frontend} names the wrong backend {id} {backend}")),
-        }
-    });
-    backends.collect::<Result<_, _>>().map(Some)
+    let (cluster, local) = slots.split_at(value.len as usize);
+    let backends = |slots: &[u32], set: u8| {
+        let backends = slots.iter().map(|id| {
+            let backend = contents.backends.get(&BackendId(*id));
+            let backend = backend.ok_or(format!("{frontend} names missing backend {id}"))?;
+            let right = backend.service.0 == value.service
+                && backend.family() == frontend.family()
+                && backend.proto == frontend.proto
+                && backend.state == BackendState::Serving
+                && backend.sets & set != 0;
+            match right {
+                true => Ok((backend.addr, backend.port)),
+                false => Err(format!("{frontend} names the wrong backend {id} {backend}")),
+            }
+        });
+        backends.collect::<Result<Vec<_>, String>>()
+    };
+    let ranges = contents.ranges.iter().filter(|range| range.set.0 == value.ranges);
+    Ok(Some(State {
+        kind: value.kind,
+        local_policy: value.is_local(),
+        affinity: value.affinity,
+        cluster: backends(cluster, BackendSets::CLUSTER)?,
+        local: backends(local, BackendSets::LOCAL)?,
+        ranges: (value.ranges != 0).then(|| ranges.map(Range::net).collect()),
+    }))
 }
 
 /// What must hold at any moment.
@@ -129,9 +164,13 @@ fn check_consistent(contents: &Contents) -> Result<(), String> {
     Ok(())
 }
 
-/// What must hold once everything is done: exactly the markers and bits that are needed.
+/// What must hold once everything is done: exactly the markers, bits and ranges that are needed.
 fn check_complete(contents: &Contents) -> Result<(), String> {
     check_consistent(contents)?;
+    let named: BTreeSet<u32> = contents.frontends.values().map(|value| value.ranges).collect();
+    if let Some(range) = contents.ranges.iter().find(|range| !named.contains(&range.set.0)) {
+        return Err(format!("{range} is nobody's"));
+    }
     let vip = |frontend: &&Frontend| contents.frontends[*frontend].kind == 1;
     let vips: BTreeSet<IpAddr> = contents.frontends.keys().filter(vip).map(|f| f.addr).collect();
     let vips = &vips - &node().local;

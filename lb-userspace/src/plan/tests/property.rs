@@ -6,7 +6,7 @@ use lb_common::{BackendState, Family, FrontendValue, ServiceInfo};
 use proptest::prelude::*;
 
 use super::{
-    super::{Backend, BackendId, Frontend, Limits, ServiceId},
+    super::{Backend, BackendId, Frontend, Limits, Range, RangeSetId, ServiceId},
     Rig, addr, check_complete, check_consistent, resolve, rig,
     world::{World, name, world},
 };
@@ -39,8 +39,8 @@ fn aged(events: Vec<Event>) -> Vec<Event> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// After every prefix of a plan nothing refers to anything missing, and each frontend leads to
-    /// its old or its new backends.
+    /// SYNC-2. After every prefix of a plan nothing refers to anything missing, and each frontend
+    /// leads to its old or its new backends.
     #[test]
     fn every_prefix_is_safe(before in world(), after in world()) {
         let mut rig = rig();
@@ -184,7 +184,13 @@ proptest! {
     /// fits again once there is room.
     #[test]
     fn small_maps_hold_what_fits(before in world(), after in world(), size in 2u32..12) {
-        let limits = Limits { services: size, frontends: 2 * size, backends: size, slots: size };
+        let limits = Limits {
+            services: size,
+            frontends: 2 * size,
+            backends: size,
+            slots: size,
+            ranges: size,
+        };
         let mut rig = Rig::new(MemoryMaps::new(limits), limits);
         let mut old = World::default();
         for new in [before, after] {
@@ -233,10 +239,12 @@ fn damaged() -> impl Strategy<Value = Contents> {
     let slots = proptest::collection::vec(0u32..20, 0..70);
     let filter = proptest::collection::btree_map(0u32..20_000, any::<u64>(), 0..4);
     let frontend = (0usize..7, 0u16..4, 0usize..3);
-    let value = (0u32..8, 0u32..70, 0u32..10, 0u8..4);
+    let value = ((0u32..8, 0u32..70, 0u32..10, 0u8..6), (0u32..4, 0u32..4, 0u8..2));
+    let range = (0u32..4, any::<bool>(), 0u32..180);
+    let ranges = proptest::collection::vec(range, 0..6);
     let frontends = proptest::collection::vec((frontend, value), 0..20);
-    (services, backends, slots, filter, frontends).prop_map(
-        |(services, backends, slots, filter, frontends)| {
+    (services, backends, slots, filter, frontends, ranges).prop_map(
+        |(services, backends, slots, filter, frontends, ranges)| {
             let mut contents = Contents { slots, ..Contents::default() };
             contents.filter = filter.into_iter().filter(|(word, _)| *word < 16_384).collect();
             for (id, of, port, v4) in services {
@@ -272,10 +280,27 @@ fn damaged() -> impl Strategy<Value = Contents> {
                 "fd96::3",
                 "10.1.1.1",
             ];
-            for ((address, port, proto), (service, base, len, kind)) in frontends {
+            for (set, v4, bits) in ranges {
+                let addr = addr(if v4 { "198.51.100.7" } else { "2001:db8:7::" });
+                let _new = contents.ranges.insert(Range { set: RangeSetId(set), addr, bits });
+            }
+            for ((address, port, proto), (value, more)) in frontends {
+                let ((service, base, len, kind), (local_len, ranges, local)) = (value, more);
                 let port = if port == 3 { 0 } else { 30080 + port };
                 let frontend = Frontend::new(addr(addrs[address]), port, [0, 6, 17][proto]);
-                let value = FrontendValue { service, base, len, kind, ..FrontendValue::default() };
+                let affinity = local_len * 100;
+                let pad = 0;
+                let value = FrontendValue {
+                    service,
+                    base,
+                    len,
+                    local_len,
+                    ranges,
+                    affinity,
+                    kind,
+                    local,
+                    pad,
+                };
                 let _before = contents.frontends.insert(frontend, value);
             }
             contents

@@ -1,52 +1,15 @@
 //! Single stories, each about one promise of the planner.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
-use lb_common::{Family, proto};
+use lb_common::proto;
 
 use super::{
     super::{Frontend, Limits, NodeAddresses, Op},
     Rig, addr, node, rig,
+    wish::{Wish, name, web},
 };
-use crate::{
-    maps::{Contents, Fault, FaultyMaps, MemoryMaps},
-    model::{DesiredBackend, DesiredPort, DesiredService, ObjectName, TrafficPolicy},
-};
-
-/// What is desired, said directly.
-type Wish = BTreeMap<ObjectName, DesiredService>;
-
-fn name(number: u8) -> ObjectName {
-    ObjectName::new("default", format!("web-{number}"))
-}
-
-/// Service `number` with backends that end in `hosts`.
-fn web(number: u8, node_port: Option<u16>, hosts: &[u8]) -> DesiredService {
-    let backend = |host: &u8| DesiredBackend {
-        addr: [10, 244, number, *host].into(),
-        port: 8080,
-        on_node: false,
-        cluster: true,
-        local: false,
-    };
-    DesiredService {
-        ports: vec![DesiredPort {
-            name: Arc::from("http"),
-            proto: proto::TCP,
-            family: Family::V4,
-            port: 80,
-            vip: Some([10, 96, 0, number].into()),
-            external_ips: Vec::new(),
-            load_balancer_ips: Vec::new(),
-            node_port,
-            internal_policy: TrafficPolicy::Cluster,
-            external_policy: TrafficPolicy::Cluster,
-            affinity: None,
-            source_ranges: None,
-            backends: hosts.iter().map(backend).collect(),
-        }],
-    }
-}
+use crate::maps::{Contents, Fault, FaultyMaps, MemoryMaps};
 
 /// Marks `names`, executes, and returns the ops, printed.
 fn ops(rig: &mut Rig<MemoryMaps>, wish: &Wish, names: &[u8]) -> Vec<String> {
@@ -74,7 +37,7 @@ fn a_change_writes_its_own_service_only_and_in_order() {
     assert_eq!(
         changed,
         [
-            format!("put backend 101 10.244.7.3:8080/TCP serving (service {service})"),
+            format!("put backend 101 10.244.7.3:8080/TCP serving (service {service}; cluster)"),
             format!("write slots 100..102 = {stays} 101"),
             format!("put frontend 10.96.0.7:80/TCP ClusterIP service {service}, slots 100..102"),
             changed[3].clone(),
@@ -96,7 +59,10 @@ fn a_backend_that_comes_back_keeps_its_id() {
     assert_eq!(gone.len(), 1);
     let _before = wish.insert(name(1), web(1, None, &[1, 2]));
     let back = ops(&mut rig, &wish, &[1]);
-    assert_eq!(back[0], format!("put backend {} 10.244.1.2:8080/TCP serving (service 1)", gone[0]));
+    assert_eq!(
+        back[0],
+        format!("put backend {} 10.244.1.2:8080/TCP serving (service 1; cluster)", gone[0])
+    );
     // A look that found no flow of it came too late: it serves again.
     rig.planner.release(gone, looked);
     assert_eq!(ops(&mut rig, &wish, &[]), [""; 0]);

@@ -12,7 +12,7 @@ use super::ids::REST;
 
 /// The slots from 0 up to a limit.
 #[derive(Debug)]
-pub(super) struct Ranges {
+pub(super) struct Slots {
     /// Free ranges: base → length.
     by_base: BTreeMap<u32, u32>,
     /// The same: (length, base).
@@ -20,7 +20,7 @@ pub(super) struct Ranges {
     resting: VecDeque<(Instant, u32, u32)>,
 }
 
-impl Ranges {
+impl Slots {
     /// `capacity` slots, of which those in `used` (base, length; sorted, not overlapping) are in
     /// use.
     pub(super) fn new(capacity: u32, used: impl IntoIterator<Item = (u32, u32)>) -> Self {
@@ -113,7 +113,7 @@ mod tests {
         #[test]
         fn a_slot_has_one_user(steps in proptest::collection::vec((0u8..4, 1u32..12), 0..200)) {
             let mut now = Instant::now();
-            let mut ranges = Ranges::new(CAPACITY, []);
+            let mut ranges = Slots::new(CAPACITY, []);
             let mut taken: Vec<(u32, u32)> = Vec::new();
             for (step, n) in steps {
                 match step {
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn used_ranges_are_not_given_out() {
-        let mut ranges = Ranges::new(16, [(2, 3), (5, 1), (14, 9)]);
+        let mut ranges = Slots::new(16, [(2, 3), (5, 1), (14, 9)]);
         assert_eq!(ranges.take(2), Some(0));
         assert_eq!(ranges.take(8), Some(6));
         assert_eq!(ranges.take(1), None);
