@@ -11,6 +11,8 @@ mod insns;
 mod kind;
 mod kubernetes;
 mod lint;
+mod outcomes;
+mod parity;
 mod prerequisites;
 mod process;
 mod run;
@@ -41,6 +43,8 @@ enum Command {
     /// Check everything: formatting, lints, unit tests, packets through the kernel, the lab
     #[command(alias = "ci")]
     Test(test::Test),
+    /// Run all tests and count which rows of the Service contract they prove
+    Parity(parity::Parity),
     /// Check formatting, and clippy for the host and for the BPF target
     Lint(lint::Lint),
     /// Count the instructions that the verifier walks through, per program, against the budget
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Build(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Test(command) => command.run(),
+        Command::Parity(command) => command.run(),
         Command::Lint(command) => command.run(),
         Command::Insns(command) => command.run(),
         Command::Components(command) => command.run(),

@@ -5,14 +5,15 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
+use crate::outcomes::Outcomes;
 use crate::step::Step;
 use crate::verdicts::{Reader, Tally};
-use crate::{build, cluster, kind, kubernetes, lint, prerequisites, process};
+use crate::{build, cluster, kind, kubernetes, lint, parity, prerequisites, process};
 
 /// Options of `cargo xtask test`.
 #[derive(Args)]
@@ -32,11 +33,7 @@ impl Test {
         if self.kind {
             return kind::test::run();
         }
-        let obstacle = prerequisites::obstacle()?;
-        match obstacle {
-            None => prerequisites::programs()?,
-            Some(why) => eprintln!("==> tests of the kernel's side will be skipped: {why}"),
-        }
+        prepare()?;
         let toolchain = build::objects()?;
         let mut failures = Failures::default();
         if self.filter.is_none() {
@@ -44,6 +41,17 @@ impl Test {
             failures.note(lint::host());
             failures.note(lint::bpf(&toolchain));
         }
+        let tally = self.phases(&mut failures)?;
+        if self.filter.is_none() {
+            failures.note(tally.outcomes.keep());
+            failures.note(parity::report(&tally.outcomes));
+        }
+        summary(&tally, &failures);
+        failures.verdict()
+    }
+
+    /// Runs the tests, phase by phase.
+    fn phases(&self, failures: &mut Failures) -> Result<Tally> {
         let programs = build::programs()?;
         let mut tally = Tally::default();
         for (what, selection) in PHASES {
@@ -63,10 +71,32 @@ impl Test {
                 let _ = cargo.env("LB_TEST_NIGHTLY", "1");
             }
             let _ = cargo.arg("--").arg("--show-output").args(&self.filter);
-            failures.note(tests(what, &mut cargo, &mut tally));
+            failures.note(tests(what, cargo, &mut tally));
         }
-        summary(&tally, &failures);
-        if failures.0.is_empty() { Ok(()) } else { bail!("{}", failures.0.join("\n       ")) }
+        Ok(tally)
+    }
+}
+
+/// Runs all tests and keeps what became of them; tells that apart from whether anything failed.
+pub(crate) fn run_tests() -> Result<(Outcomes, Result<()>)> {
+    prepare()?;
+    let _toolchain = build::objects()?;
+    let mut failures = Failures::default();
+    let all = Test { nightly_size: false, kind: false, filter: None };
+    let tally = all.phases(&mut failures)?;
+    failures.note(tally.outcomes.keep());
+    summary(&tally, &failures);
+    Ok((tally.outcomes, failures.verdict()))
+}
+
+/// Makes sure of what tests need, or says what they will lack.
+fn prepare() -> Result<()> {
+    match prerequisites::obstacle()? {
+        None => prerequisites::programs(),
+        Some(why) => {
+            eprintln!("==> tests of the kernel's side will be skipped: {why}");
+            Ok(())
+        }
     }
 }
 
@@ -108,13 +138,22 @@ impl Failures {
             self.0.push(format!("{error}"));
         }
     }
+
+    fn verdict(&self) -> Result<()> {
+        if self.0.is_empty() { Ok(()) } else { bail!("{}", self.0.join("\n       ")) }
+    }
 }
 
 /// Runs one `cargo test`, shows its output as it comes, and adds up.
-fn tests(what: &str, cargo: &mut Command, tally: &mut Tally) -> Result<()> {
+///
+/// Both outputs are one: cargo says on standard error whose tests come next on standard output.
+fn tests(what: &str, mut cargo: Command, tally: &mut Tally) -> Result<()> {
     let step = Step::begin(what);
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("starting cargo test")?;
-    let output = child.stdout.take().expect("standard output is piped");
+    let (output, input) = std::io::pipe().context("making a pipe")?;
+    let same = input.try_clone().context("doubling a pipe")?;
+    let mut child = cargo.stdout(input).stderr(same).spawn().context("starting cargo test")?;
+    // It holds ends of the pipe, which must close for the reading to end.
+    drop(cargo);
     let mut reader = Reader::adding_to(std::mem::take(tally));
     let mut shown = std::io::stdout().lock();
     for line in BufReader::new(output).split(b'\n') {

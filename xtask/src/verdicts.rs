@@ -1,17 +1,22 @@
-//! Reads what `cargo test` prints: counts tests, and finds those that skipped themselves.
+//! Reads what `cargo test` prints: counts tests, notes what became of each, and finds those that
+//! skipped themselves.
 //!
 //! libtest knows no skipping at run time. A test that cannot run here prints `SKIPPED: reason` and
 //! passes; run with `--show-output`, that line reaches us, and the test counts as skipped.
 
 use std::collections::BTreeMap;
 
+use crate::outcomes::{Outcome, Outcomes};
+
 /// What became of the tests.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
     /// The reason and how often.
     pub(crate) skipped: BTreeMap<String, usize>,
+    /// Each of them.
+    pub(crate) outcomes: Outcomes,
 }
 
 impl Tally {
@@ -31,6 +36,8 @@ impl Tally {
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     pub(crate) tally: Tally,
+    /// The target whose tests run, as cargo announced it.
+    target: String,
     /// Inside the part that repeats the output of tests that passed.
     in_successes: bool,
     /// The test whose output is being repeated, and why it skipped itself.
@@ -63,8 +70,19 @@ impl Reader {
                 Some(line.to_owned())
             }
             _ if self.in_successes => self.success(line),
-            _ => Some(line.to_owned()),
+            _ => {
+                if let Some(target) = target(line) {
+                    self.target = target.to_owned();
+                } else if let Some((test, outcome)) = verdict(line) {
+                    self.note(test, outcome);
+                }
+                Some(line.to_owned())
+            }
         }
+    }
+
+    fn note(&mut self, test: &str, outcome: Outcome) {
+        self.tally.outcomes.note(format!("{}::{test}", self.target), outcome);
     }
 
     fn success(&mut self, line: &str) -> Option<String> {
@@ -79,6 +97,7 @@ impl Reader {
         let name = self.current.take()?;
         self.skipped_here += 1;
         self.tally.skip(reason, 1);
+        self.note(&name, Outcome::Skipped);
         Some(format!("skipped {name}: {reason}"))
     }
 
@@ -97,6 +116,25 @@ impl Reader {
     }
 }
 
+/// The target of `Running tests/e2e.rs (target/debug/deps/e2e-0123456789abcdef)`.
+fn target(line: &str) -> Option<&str> {
+    let (_, program) = line.trim_start().strip_prefix("Running ")?.rsplit_once('(')?;
+    let (target, _hash) = program.strip_suffix(')')?.rsplit('/').next()?.rsplit_once('-')?;
+    Some(target)
+}
+
+/// The test of `test a::b ... ok` and what became of it. Behind that word there may be how long it took.
+fn verdict(line: &str) -> Option<(&str, Outcome)> {
+    let (test, became) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let outcome = match became.split([' ', ',']).next()? {
+        "ok" => Outcome::Passed,
+        "FAILED" => Outcome::Failed,
+        "ignored" => Outcome::Skipped,
+        _ => return None,
+    };
+    Some((test.trim_end_matches(" - should panic"), outcome))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,7 +145,41 @@ mod tests {
         assert_eq!(lines.join("\n"), shown);
         let skipped =
             skipped.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
-        assert_eq!(reader.tally, Tally { passed, failed, skipped });
+        assert_eq!(reader.tally, Tally { passed, failed, skipped, ..reader.tally.clone() });
+    }
+
+    #[test]
+    fn each_test_is_known_by_its_target() {
+        let output =
+            "     Running unittests src/lib.rs (target/debug/deps/lb_tests-0123456789abcdef)
+test a::b ... ok
+test a::c ... FAILED
+test a::d ... ignored, not today
+     Running tests/e2e-x.rs (/t/debug/deps/e2e_x-0123456789abcdef)
+test a::b ... ok (12.0 s)
+test bad - should panic ... ok
+test slow has been running for over 60 seconds
+
+successes:
+
+---- a::b stdout ----
+SKIPPED: not root
+test a::z ... ok
+
+test result: ok. 2 passed; 0 failed; 0 ignored";
+        let mut reader = Reader::default();
+        output.lines().for_each(|line| drop(reader.line(line)));
+        let mut expected = Outcomes::default();
+        for (test, outcome) in [
+            ("lb_tests::a::b", Outcome::Passed),
+            ("lb_tests::a::c", Outcome::Failed),
+            ("lb_tests::a::d", Outcome::Skipped),
+            ("e2e_x::a::b", Outcome::Skipped),
+            ("e2e_x::bad", Outcome::Passed),
+        ] {
+            expected.note(test.to_owned(), outcome);
+        }
+        assert_eq!(reader.tally.outcomes, expected);
     }
 
     #[test]
