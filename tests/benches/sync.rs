@@ -28,8 +28,8 @@ use lb_userspace::{
         bpf::{Access, obj_get},
     },
     model::{
-        Conditions, Coverage, Endpoint, Event, Exposure, Model, ObjectName, Service, ServicePort,
-        Slice, SlicePort,
+        Conditions, Coverage, Endpoint, Event, Model, ObjectName, Service, ServicePort, Slice,
+        SlicePort,
     },
     plan::{Backend, Limits, Planner},
 };
@@ -244,15 +244,10 @@ fn name(n: u32) -> ObjectName {
 fn service(n: u32) -> Service {
     let port = ServicePort { name: "http".into(), proto: proto::TCP, port: 80, node_port: None };
     Service {
-        name: name(n),
-        file: None,
         created: Some(0),
-        uid: None,
-        exposure: Exposure::Vips,
         vip4: Some(Ipv4Addr::from(0x0a60_0000 + n)),
-        vip6: None,
         ports: vec![port],
-        remarks: Vec::new(),
+        ..Service::new(name(n))
     }
 }
 
@@ -260,22 +255,16 @@ fn service(n: u32) -> Service {
 fn slice(n: u32, changes: u32) -> Slice {
     let endpoint = |i| {
         let number = if i == 0 && changes > 0 { 0x10_0000 + changes } else { n * ENDPOINTS + i };
-        Endpoint {
-            addr: IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number)),
-            conditions: Conditions { ready: true, serving: true, terminating: false },
-        }
+        Endpoint::new(
+            IpAddr::V4(Ipv4Addr::from(0x0b00_0000 + number)),
+            Conditions { ready: true, serving: true, terminating: false },
+        )
     };
     Slice {
-        name: ObjectName::new("default", format!("service-{n}-abcde")),
-        file: None,
         service: Some(name(n).name),
-        family: Some(Family::V4),
-        headless: false,
-        hints: false,
-        triggered: None,
         ports: vec![SlicePort { name: "http".into(), proto: proto::TCP, port: 8080 }],
         endpoints: (0..ENDPOINTS).map(endpoint).collect(),
-        remarks: Vec::new(),
+        ..Slice::new(ObjectName::new("default", format!("service-{n}-abcde")), Family::V4)
     }
 }
 

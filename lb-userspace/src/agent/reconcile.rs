@@ -82,6 +82,11 @@ impl<M: Maps> Reconciler<M> {
         }
     }
 
+    /// Says on which node this is. Call it before the first events.
+    pub fn set_node_name(&mut self, name: &str) {
+        self.model.set_node_name(name);
+    }
+
     /// Takes in what the source says.
     pub fn events(&mut self, events: impl IntoIterator<Item = Event>) {
         let changed = self.model.apply(events);

@@ -41,7 +41,8 @@ impl Agent {
         let limits = limits(&config, &reader, &maps)?;
         let contents = maps.contents()?;
         let adopted = !contents.services.is_empty();
-        let reconciler = Reconciler::adopt(maps, &contents, limits, Instant::now());
+        let mut reconciler = Reconciler::adopt(maps, &contents, limits, Instant::now());
+        reconciler.set_node_name(&config.node_name);
         info!(
             version = env!("CARGO_PKG_VERSION"),
             pins = %config.pin_dir.display(),

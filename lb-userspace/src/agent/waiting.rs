@@ -127,16 +127,9 @@ mod tests {
 
     fn slice(triggered: Option<i64>) -> Event {
         Event::PutSlice(Arc::new(Slice {
-            name: ObjectName::new("default", "a-1"),
-            file: None,
             service: Some("a".into()),
-            family: Some(Family::V4),
-            headless: false,
-            hints: false,
             triggered: triggered.map(|seconds| seconds * 1_000_000),
-            ports: Vec::new(),
-            endpoints: Vec::new(),
-            remarks: Vec::new(),
+            ..Slice::new(ObjectName::new("default", "a-1"), Family::V4)
         }))
     }
 

@@ -19,10 +19,11 @@ use crate::{
 };
 
 pub(super) fn plan(args: &PlanArgs, pin_dir: &Path) -> anyhow::Result<ExitCode> {
-    let _name = config::node_name(args.node_name.as_deref(), &surroundings())?;
+    let node_name = config::node_name(args.node_name.as_deref(), &surroundings())?;
     let selectors = config::nodeport_addresses(&args.nodeport_addresses)?;
     let contents = if args.empty { Contents::default() } else { pinned(pin_dir)? };
     let mut model = Model::new();
+    model.set_node_name(&node_name);
     let changed = model.apply(source::dir::read(&args.source)?);
 
     let now = Instant::now();

@@ -41,11 +41,6 @@ pub(super) fn service(service: &Service, slices: &[Arc<Slice>], claims: &Claims)
             }
         }
     }
-    if service.exposure == Exposure::Vips && slices.iter().any(|slice| slice.hints) {
-        remarks.push(Remark::notice(
-            "not honoured yet: topology hints of its EndpointSlices (all endpoints are used)",
-        ));
-    }
     let subject = || Subject::Service(service.name.clone());
     remarks.iter().map(|remark| remark.about(subject(), service.file.clone())).collect()
 }

@@ -20,9 +20,9 @@ use super::object::{ObjectName, ProtoName, Service, family};
 /// Something that only one Service can have.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Claim {
-    /// A port of a VIP.
+    /// A port of an address that is not the node's: a VIP, an external IP, a load balancer's.
     Vip {
-        /// The VIP.
+        /// The address.
         addr: IpAddr,
         /// The port.
         port: u16,
@@ -210,6 +210,9 @@ fn created(service: &Service) -> i64 {
 /// Calls `each` with every claim of a Service.
 pub(super) fn of(service: &Service, mut each: impl FnMut(Claim)) {
     for port in &service.ports {
+        for addr in service.external_ips.iter().chain(&service.load_balancer_ips) {
+            each(Claim::Vip { addr: *addr, port: port.port, proto: port.proto });
+        }
         for addr in service.vips() {
             each(Claim::Vip { addr, port: port.port, proto: port.proto });
             if let Some(node_port) = port.node_port {

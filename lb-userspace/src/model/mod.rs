@@ -7,12 +7,14 @@ mod check;
 mod claims;
 mod desired;
 mod event;
+mod local;
 mod object;
 mod problem;
 mod select;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -21,11 +23,14 @@ use claims::Claims;
 pub use desired::{Desired, DesiredBackend, DesiredPort, DesiredService};
 pub use event::{Coverage, Event};
 use lb_common::Family;
+use local::Local;
+pub use local::{HealthCheck, NoLocalEndpoints};
 pub use object::{
-    Conditions, Endpoint, Exposure, Node, ObjectName, ProtoName, Service, ServicePort, Slice,
-    SlicePort, TrafficPolicy, family,
+    Conditions, Endpoint, Exposure, Hints, Node, ObjectName, ProtoName, Service, ServicePort,
+    Slice, SlicePort, SourceRanges, TrafficPolicy, family,
 };
 pub use problem::{Problem, Remark, Severity, Subject};
+use select::{Candidates, Here};
 
 /// The Services, their slices, and what is wrong with them.
 #[derive(Debug, Default)]
@@ -37,6 +42,10 @@ pub struct Model {
     /// The slices of each Service, there or not, sorted by name.
     slices: HashMap<ObjectName, Vec<Arc<Slice>>>,
     claims: Claims,
+    /// What Services have on this node, of those where it matters.
+    local: BTreeMap<ObjectName, Local>,
+    /// Where the agent is.
+    here: Here,
     problems: BTreeMap<Subject, Vec<Problem>>,
     node: Option<Node>,
     coverage: Coverage,
@@ -46,6 +55,12 @@ impl Model {
     /// A model that knows nothing yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says on which node the agent is, by the name that endpoints give it. Call it before the first
+    /// events.
+    pub fn set_node_name(&mut self, name: &str) {
+        self.here.node = name.into();
     }
 
     /// Says which Service has which VIP's port and which node port in the maps of an earlier agent:
@@ -66,8 +81,8 @@ impl Model {
                     self.put_slice(slice, &mut touched);
                 }
                 Event::DeleteSlice(name) => self.remove_slice(&name, &mut touched),
-                Event::PutNode(node) => self.node = Some(node),
-                Event::DeleteNode => self.node = None,
+                Event::PutNode(node) => self.put_node(Some(node), &mut touched),
+                Event::DeleteNode => self.put_node(None, &mut touched),
                 Event::Problems(subject, problems) => self.report(subject, problems),
                 Event::Coverage(coverage) => self.coverage = coverage,
             }
@@ -108,6 +123,35 @@ impl Model {
     /// Everything that is wrong, sorted by subject.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.problems.values().flatten()
+    }
+
+    /// What the health checks of load balancers are to be told, sorted by Service.
+    pub fn health_checks(&self) -> impl Iterator<Item = HealthCheck<'_>> {
+        self.local.iter().filter_map(|(name, local)| local.check(name))
+    }
+
+    /// How many ports of Services serve nobody in one family because of a policy `Local`.
+    pub fn no_local_endpoints(&self, family: Family) -> NoLocalEndpoints {
+        let mut sum = NoLocalEndpoints::default();
+        for local in self.local.values() {
+            let NoLocalEndpoints { internal, external } = local.missing(family);
+            sum.internal += internal;
+            sum.external += external;
+        }
+        sum
+    }
+
+    /// The zone of the node is all of it that decides who is served by what.
+    fn put_node(&mut self, node: Option<Node>, touched: &mut BTreeSet<ObjectName>) {
+        let zone = node.as_ref().and_then(|node| node.zone.clone());
+        if self.here.zone != zone {
+            self.here.zone = zone;
+            let slices = self.slices.iter();
+            let mut concerned =
+                slices.filter(|(_, slices)| slices.iter().any(|slice| select::has_zones(slice)));
+            touched.extend(concerned.by_ref().map(|(service, _)| service.clone()));
+        }
+        self.node = node;
     }
 
     fn put_service(&mut self, service: Arc<Service>, touched: &mut BTreeSet<ObjectName>) {
@@ -160,6 +204,11 @@ impl Model {
             let problems = check::slice(slice, service.as_deref());
             self.report(Subject::Slice(slice.name.clone()), problems);
         }
+        let local = service.as_ref().and_then(|service| Local::of(service, &slices, &self.here));
+        let _before = match local {
+            Some(local) => self.local.insert(name.clone(), local),
+            None => self.local.remove(name),
+        };
         let problems = match &service {
             Some(service) => check::service(service, &slices, &self.claims),
             None => Vec::new(),
@@ -183,24 +232,29 @@ impl Desired for Model {
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let proto = port.proto;
-            for family in [Family::V4, Family::V6] {
-                let Some(addr) = service.vip(family) else { continue };
+            for of in [Family::V4, Family::V6] {
+                let Some(vip) = service.vip(of) else { continue };
+                let held =
+                    |addr: &IpAddr| holds(Claim::Vip { addr: *addr, port: port.port, proto });
+                let held_of = |addrs: &[IpAddr]| {
+                    addrs.iter().copied().filter(|addr| family(*addr) == of && held(addr)).collect()
+                };
                 ports.push(DesiredPort {
                     name: port.name.clone(),
                     proto,
-                    family,
+                    family: of,
                     port: port.port,
-                    vip: holds(Claim::Vip { addr, port: port.port, proto }).then_some(addr),
-                    external_ips: Vec::new(),
-                    load_balancer_ips: Vec::new(),
+                    vip: held(&vip).then_some(vip),
+                    external_ips: held_of(&service.external_ips),
+                    load_balancer_ips: held_of(&service.load_balancer_ips),
                     node_port: port
                         .node_port
-                        .filter(|port| holds(Claim::NodePort { family, port: *port, proto })),
-                    internal_policy: TrafficPolicy::Cluster,
-                    external_policy: TrafficPolicy::Cluster,
-                    affinity: None,
-                    source_ranges: None,
-                    backends: select::serving_set(port, family, slices),
+                        .filter(|port| holds(Claim::NodePort { family: of, port: *port, proto })),
+                    internal_policy: service.internal_policy,
+                    external_policy: service.external_policy,
+                    affinity: service.affinity,
+                    source_ranges: service.source_ranges.of(of).cloned(),
+                    backends: Candidates::new(&port.name, proto, of, slices, &self.here).sets(),
                 });
             }
         }

@@ -6,10 +6,12 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU32,
     path::Path,
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use lb_common::{Family, proto};
 
 use super::problem::Remark;
@@ -53,6 +55,22 @@ pub struct Service {
     pub vip4: Option<Ipv4Addr>,
     /// The IPv6 VIP.
     pub vip6: Option<Ipv6Addr>,
+    /// The external IPs of the families of its VIPs, sorted, each once; none is a VIP of its own or
+    /// an address of its load balancer.
+    pub external_ips: Vec<IpAddr>,
+    /// The addresses of its load balancer whose traffic is ours, of the families of its VIPs,
+    /// sorted, each once; none is a VIP of its own.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// From where the addresses of its load balancer may be used.
+    pub source_ranges: SourceRanges,
+    /// Which endpoints a client of a VIP gets.
+    pub internal_policy: TrafficPolicy,
+    /// Which endpoints a client outside gets by any other address; `Cluster` where there is none.
+    pub external_policy: TrafficPolicy,
+    /// Seconds for which a client keeps its endpoint; `None` without session affinity.
+    pub affinity: Option<NonZeroU32>,
+    /// Where its load balancer asks whether this node has endpoints of it.
+    pub health_check_node_port: Option<u16>,
     /// The ports, unique by (name, protocol), by (port, protocol) and by (node port, protocol).
     pub ports: Vec<ServicePort>,
     /// What the conversion has to say.
@@ -60,6 +78,28 @@ pub struct Service {
 }
 
 impl Service {
+    /// A Service with VIPs that are not known, and nothing else.
+    pub const fn new(name: ObjectName) -> Self {
+        Self {
+            name,
+            file: None,
+            created: None,
+            uid: None,
+            exposure: Exposure::Vips,
+            vip4: None,
+            vip6: None,
+            external_ips: Vec::new(),
+            load_balancer_ips: Vec::new(),
+            source_ranges: SourceRanges { v4: None, v6: None },
+            internal_policy: TrafficPolicy::Cluster,
+            external_policy: TrafficPolicy::Cluster,
+            affinity: None,
+            health_check_node_port: None,
+            ports: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+
     /// The VIPs, IPv4 first.
     pub fn vips(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.vip4.map(IpAddr::V4).into_iter().chain(self.vip6.map(IpAddr::V6))
@@ -70,6 +110,30 @@ impl Service {
         match family {
             Family::V4 => self.vip4.map(IpAddr::V4),
             Family::V6 => self.vip6.map(IpAddr::V6),
+        }
+    }
+
+    /// Whether it has addresses of a family for clients outside, apart from those of the nodes.
+    pub fn is_exposed(&self, of: Family) -> bool {
+        self.external_ips.iter().chain(&self.load_balancer_ips).any(|addr| family(*addr) == of)
+    }
+}
+
+/// From where something may be used, by family: sorted ranges, each once, or `None` for everywhere.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct SourceRanges {
+    /// By IPv4.
+    pub v4: Option<Vec<IpNet>>,
+    /// By IPv6.
+    pub v6: Option<Vec<IpNet>>,
+}
+
+impl SourceRanges {
+    /// Those of one family.
+    pub const fn of(&self, family: Family) -> Option<&Vec<IpNet>> {
+        match family {
+            Family::V4 => self.v4.as_ref(),
+            Family::V6 => self.v6.as_ref(),
         }
     }
 }
@@ -125,8 +189,6 @@ pub struct Slice {
     pub family: Option<Family>,
     /// The label `service.kubernetes.io/headless`: nothing of it is used.
     pub headless: bool,
-    /// Whether its endpoints carry topology hints, which are not honoured.
-    pub hints: bool,
     /// When what led to its last change happened, in microseconds since 1970, if it says so.
     pub triggered: Option<i64>,
     /// The ports of all its endpoints.
@@ -138,6 +200,21 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// A slice without anything.
+    pub const fn new(name: ObjectName, family: Family) -> Self {
+        Self {
+            name,
+            file: None,
+            service: None,
+            family: Some(family),
+            headless: false,
+            triggered: None,
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+
     /// The name of the Service that it belongs to.
     pub fn owner(&self) -> Option<ObjectName> {
         let service = self.service.clone()?;
@@ -156,13 +233,33 @@ pub struct SlicePort {
     pub port: u16,
 }
 
-/// One endpoint of an EndpointSlice.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// One endpoint of an EndpointSlice. There may be very many.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Endpoint {
     /// Its address.
     pub addr: IpAddr,
     /// Its conditions.
     pub conditions: Conditions,
+    /// The name of the node that it is on, if it says so.
+    pub node: Option<Arc<str>>,
+    /// For whose clients it is meant, if it says so.
+    pub hints: Option<Arc<Hints>>,
+}
+
+impl Endpoint {
+    /// An endpoint that does not say where it is.
+    pub const fn new(addr: IpAddr, conditions: Conditions) -> Self {
+        Self { addr, conditions, node: None, hints: None }
+    }
+}
+
+/// For whose clients an endpoint is meant. Each list may be empty.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Hints {
+    /// Those on these nodes, by name.
+    pub nodes: Vec<Arc<str>>,
+    /// Those in these zones, by name.
+    pub zones: Vec<Arc<str>>,
 }
 
 /// The conditions of an endpoint.
@@ -183,6 +280,8 @@ pub struct Node {
     pub name: Arc<str>,
     /// Its internal addresses, then its external ones.
     pub addresses: Vec<IpAddr>,
+    /// The zone that it is in, if it says so.
+    pub zone: Option<Arc<str>>,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// The keys of its taints.

@@ -29,6 +29,9 @@ pub(super) const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// The label of slices that no proxy shall use, whatever its value.
 pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 
+/// The label that says in which zone a node is.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// The annotation that says when what led to the last change of a slice happened.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
@@ -49,15 +52,11 @@ pub fn service(object: &ServiceObject, file: Option<&Arc<Path>>) -> Result<Servi
     }
     let mut remarks = Vec::new();
     let mut service = Service {
-        name,
         file: file.cloned(),
         created: object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
         uid: object.metadata.uid.as_deref().map(Into::into),
         exposure: exposure(object),
-        vip4: None,
-        vip6: None,
-        ports: Vec::new(),
-        remarks: Vec::new(),
+        ..Service::new(name)
     };
     if service.exposure == Exposure::Vips {
         for vip in vips(object, &mut remarks) {
@@ -112,6 +111,10 @@ fn exposure(object: &ServiceObject) -> Exposure {
 
 fn has_label(metadata: &ObjectMeta, label: &str) -> bool {
     metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label))
+}
+
+fn label<'a>(metadata: &'a ObjectMeta, label: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(label).map(String::as_str)
 }
 
 /// `clusterIPs`, or `clusterIP` where an old object has only that.
@@ -293,14 +296,12 @@ pub fn slice(object: &EndpointSlice, file: Option<&Arc<Path>>) -> Result<Slice, 
         other => return Err(format!("addressType {other:?} is none of IPv4, IPv6, FQDN")),
     };
     let endpoints = endpoints.as_deref().unwrap_or_default();
-    let hints = |endpoint: &EndpointObject| endpoint.hints.is_some();
     Ok(Slice {
         name: object_name(metadata)?,
         file: file.cloned(),
         service: service.map(|name| name.as_str().into()),
         family,
         headless: has_label(metadata, HEADLESS),
-        hints: endpoints.iter().any(hints),
         triggered: triggered(metadata),
         ports: slice_ports(ports.as_deref().unwrap_or_default(), &mut remarks),
         endpoints: family
@@ -358,6 +359,8 @@ fn slice_endpoints(
                 serving: said(conditions.map(|c| c.serving), true),
                 terminating: said(conditions.map(|c| c.terminating), false),
             },
+            node: object.node_name.as_deref().filter(|name| !name.is_empty()).map(Into::into),
+            hints: None,
         })
     };
     let mut endpoints = Vec::with_capacity(objects.len());
@@ -382,6 +385,7 @@ pub fn node(object: &NodeObject) -> Node {
     let taints = spec.and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     Node {
         name: object.metadata.name.as_deref().unwrap_or_default().into(),
+        zone: label(&object.metadata, ZONE).filter(|zone| !zone.is_empty()).map(Into::into),
         deleting: object.metadata.deletion_timestamp.is_some(),
         taints: taints.iter().map(|taint| taint.key.as_str().into()).collect(),
         addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),

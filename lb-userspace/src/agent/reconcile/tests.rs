@@ -7,22 +7,16 @@ use lb_common::proto;
 use super::*;
 use crate::{
     maps::{Fault, FaultyMaps, MemoryMaps},
-    model::{Exposure, Service, ServicePort},
+    model::{Service, ServicePort},
 };
 
 type Memory = FaultyMaps<MemoryMaps>;
 
 fn service(name: &str, last: u8) -> Event {
     Event::PutService(Arc::new(Service {
-        name: ObjectName::new("default", name),
-        file: None,
-        created: None,
-        uid: None,
-        exposure: Exposure::Vips,
         vip4: Some([10, 96, 0, last].into()),
-        vip6: None,
         ports: vec![ServicePort { name: "".into(), proto: proto::TCP, port: 80, node_port: None }],
-        remarks: Vec::new(),
+        ..Service::new(ObjectName::new("default", name))
     }))
 }
 

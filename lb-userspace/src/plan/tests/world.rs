@@ -6,7 +6,7 @@ use lb_common::{Family, proto};
 use proptest::prelude::*;
 
 use crate::model::{
-    Conditions, Endpoint, Event, Exposure, ObjectName, Service, ServicePort, Slice, SlicePort,
+    Conditions, Endpoint, Event, ObjectName, Service, ServicePort, Slice, SlicePort,
 };
 
 /// Services and slices by name.
@@ -75,15 +75,10 @@ fn service() -> impl Strategy<Value = Service> {
         let vips4 = [[10, 96, 0, 1], [192, 0, 2, 1], [10, 96, 0, 3]];
         let vips6 = ["fd96::1", "2001:db8::1", "fd96::3"];
         let mut service = Service {
-            name: name(0),
-            file: None,
             created,
-            uid: None,
-            exposure: Exposure::Vips,
             vip4: vip4.map(|i| vips4[i].into()),
             vip6: vip6.map(|i| vips6[i].parse().expect("an address")),
-            ports: Vec::new(),
-            remarks: Vec::new(),
+            ..Service::new(name(0))
         };
         for (kind, (port, node_port)) in ports {
             let (name, proto) = PORTS[kind];
@@ -107,13 +102,6 @@ fn slice() -> impl Strategy<Value = Slice> {
     let endpoints = proptest::collection::vec((0u8..6, 0u8..8), 0..6);
     let ports = proptest::collection::vec((0usize..3, 0u16..2), 0..4);
     (any::<bool>(), ports, endpoints).prop_map(|(v4, ports, endpoints)| Slice {
-        name: name(0),
-        file: None,
-        service: None,
-        family: Some(if v4 { Family::V4 } else { Family::V6 }),
-        headless: false,
-        hints: false,
-        triggered: None,
         ports: ports
             .into_iter()
             .map(|(kind, port)| {
@@ -123,18 +111,21 @@ fn slice() -> impl Strategy<Value = Slice> {
             .collect(),
         endpoints: endpoints
             .into_iter()
-            .map(|(host, conditions)| Endpoint {
-                addr: match v4 {
+            .map(|(host, conditions)| {
+                let addr = match v4 {
                     true => IpAddr::from([10, 244, 0, host + 1]),
                     false => IpAddr::from([0xfd44, 0, 0, 0, 0, 0, 0, u16::from(host) + 1]),
-                },
-                conditions: Conditions {
-                    ready: conditions & 1 != 0,
-                    serving: conditions & 2 != 0,
-                    terminating: conditions & 4 != 0,
-                },
+                };
+                Endpoint::new(
+                    addr,
+                    Conditions {
+                        ready: conditions & 1 != 0,
+                        serving: conditions & 2 != 0,
+                        terminating: conditions & 4 != 0,
+                    },
+                )
             })
             .collect(),
-        remarks: Vec::new(),
+        ..Slice::new(name(0), if v4 { Family::V4 } else { Family::V6 })
     })
 }
