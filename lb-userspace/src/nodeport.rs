@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
+use lb_common::Family;
 use serde::{Serialize, Serializer};
+
+use crate::model::family;
 
 /// One word of `--nodeport-addresses`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -96,6 +99,18 @@ pub fn select<'a>(
         .filter(|ip| selectors.iter().any(|selector| selector.matches(*ip, primary)))
         .collect();
     chosen.into_iter().collect()
+}
+
+/// Whether every local address of a family is selected, whichever the node has or will have.
+pub fn all_of(selectors: &[Selector], of: Family) -> bool {
+    let takes_all = |selector: &Selector| match selector {
+        Selector::All => true,
+        Selector::Cidr { net, len: 0 } => family(*net) == of,
+        Selector::Cidr { .. } | Selector::Primary | Selector::Localhost | Selector::NoLocalhost => {
+            false
+        }
+    };
+    selectors.iter().any(takes_all) && !selectors.contains(&Selector::NoLocalhost)
 }
 
 impl Selector {
@@ -190,6 +205,21 @@ mod tests {
         check("2001:db8::/64", &["2001:db8::10"]);
         check("203.0.113.0/24", &[]);
         check("", &[]);
+    }
+
+    /// HC-2: loopback is taken out of `all`, which then is not all.
+    #[test]
+    fn only_all_and_whole_families_are_all_of_a_family() {
+        let all = |words: &str| {
+            let selectors: Vec<Selector> = words.split(',').map(|w| w.parse().unwrap()).collect();
+            (all_of(&selectors, Family::V4), all_of(&selectors, Family::V6))
+        };
+        assert_eq!(all("all"), (true, true));
+        assert_eq!(all("primary,all"), (true, true));
+        assert_eq!(all("all,no-localhost"), (false, false));
+        assert_eq!(all("0.0.0.0/0,2001:db8::/32"), (true, false));
+        assert_eq!(all("192.0.2.0/24,::/0"), (false, true));
+        assert_eq!(all("primary,localhost"), (false, false));
     }
 
     #[test]

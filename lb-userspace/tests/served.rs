@@ -87,8 +87,8 @@ async fn health_is_served_to_both_families() {
         let at = SocketAddr::new(ip.parse().unwrap(), at.port());
         let (status, head, body) = ask(at, "/healthz").await;
         assert_eq!(status, 200, "{body}");
-        assert!(head.contains("content-type: application/json\r\n"), "{head}");
-        assert!(head.contains("x-content-type-options: nosniff\r\n"), "{head}");
+        assert!(head.contains("Content-Type: application/json\r\n"), "{head}");
+        assert!(head.contains("X-Content-Type-Options: nosniff\r\n"), "{head}");
         let json: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(json["nodeEligible"], true, "{body}");
         assert_eq!(json["healthy"], true, "{body}");
@@ -170,7 +170,7 @@ async fn the_paths_of_the_metrics_port_are_those_of_kube_proxy() {
     start(at, endpoints::metrics(programmed(), configuration.to_owned())).await;
     let (status, head, body) = ask(at, "/metrics").await;
     assert_eq!(status, 200);
-    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
     for line in [
         "# TYPE kubeproxy_sync_proxy_rules_endpoint_changes_total counter",
         "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\",ip_family=\"IPv4\"} 1",

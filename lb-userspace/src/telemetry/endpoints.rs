@@ -49,6 +49,7 @@ fn exposition_of(open_metrics: &str) -> Response {
     Response {
         status: 200,
         kind: exposition::CONTENT_TYPE,
+        header: None,
         body: exposition::classic(open_metrics),
     }
 }

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, sync::mpsc};
 use tracing::{debug, info, warn};
 
-use super::http::{self, Handler};
+use super::http::{self, Handler, Methods};
 
 /// Pause before an address that is taken is tried again.
 pub const RETRY: Duration = Duration::from_secs(5);
@@ -76,7 +76,7 @@ impl Server {
             }
         };
         info!(%at, "serving {what}");
-        http::serve(listener, handler).await;
+        http::serve(listener, Methods::Reading, handler).await;
     }
 }
 
@@ -96,9 +96,18 @@ fn no_ipv6(error: &io::Error) -> bool {
 }
 
 fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+    socket(at, !at.ip().is_unspecified())
+}
+
+/// Listens at an address of one family; at a wildcard address for that family alone.
+pub(super) fn listen_one_family(at: SocketAddr) -> io::Result<TcpListener> {
+    socket(at, true)
+}
+
+fn socket(at: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     if at.is_ipv6() {
-        socket.set_only_v6(!at.ip().is_unspecified())?;
+        socket.set_only_v6(only_v6)?;
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;

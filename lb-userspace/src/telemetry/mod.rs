@@ -7,6 +7,7 @@ mod api;
 pub mod endpoints;
 pub mod exposition;
 pub mod health;
+pub mod health_check;
 pub mod http;
 pub mod listen;
 pub mod logs;
