@@ -9,14 +9,15 @@ use std::{
     num::NonZeroU32,
 };
 
-use lb_common::{BackendSets, BackendState, FrontendKind, FrontendValue, ServiceInfo};
+use lb_common::{FrontendKind, FrontendValue, ServiceInfo};
 
 use super::{
     NodeAddresses,
     actual::{Actual, AddressUse, is_vip},
+    backends::leave,
     draft::Draft,
     limits::{Full, Limits},
-    op::{Backend, BackendId, Frontend, Op, RangeSetId, ServiceId},
+    op::{BackendId, Frontend, Op, RangeSetId, ServiceId},
     sources::Placed,
     stages::Stages,
 };
@@ -48,8 +49,8 @@ pub(super) struct Build<'a> {
     /// Existing ids that a draft goes on with.
     kept: HashSet<ServiceId>,
     /// Backends that go on, or start again, serving.
-    serving: HashSet<BackendId>,
-    freed: HashSet<BackendId>,
+    pub(super) serving: HashSet<BackendId>,
+    pub(super) freed: HashSet<BackendId>,
 }
 
 impl<'a> Build<'a> {
@@ -164,80 +165,6 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Brings the backends of a service to what the draft wants.
-    fn merge_backends(&mut self, draft: &Draft, service: ServiceId) -> Merged {
-        let mut merged = Merged::default();
-        let asks_for_local = [draft.port.internal_policy, draft.port.external_policy]
-            .contains(&TrafficPolicy::Local);
-        let entry = self.actual.services.get(&service);
-        let mut known = entry.map_or(&[][..], |entry| &entry.backends).iter().copied().peekable();
-        let backends = &self.actual.backends;
-        let leave = |id: BackendId, merged: &mut Merged| {
-            if let Some(backend) = backends[id.0 as usize]
-                && backend.state == BackendState::Serving
-            {
-                let gone = Backend { state: BackendState::Gone, sets: 0, ..backend };
-                merged.gone.push(Op::PutBackend(id, gone));
-            }
-        };
-        for want in &draft.port.backends {
-            let wanted = Some((want.addr, want.port));
-            let spot = |id: BackendId| backends[id.0 as usize].map(|b| (b.addr, b.port));
-            while let Some(id) = known.next_if(|id| spot(*id) < wanted) {
-                leave(id, &mut merged);
-            }
-            let reuse = known.next_if(|id| spot(*id) == wanted);
-            // Of several with the same address and port, which only damage can cause, one stays.
-            while let Some(id) = known.next_if(|id| spot(*id) == wanted) {
-                leave(id, &mut merged);
-            }
-            let id = match reuse {
-                Some(id) => id,
-                None => match self.actual.backend_ids.take().map(BackendId) {
-                    Some(id) => {
-                        self.reserved.backends.push(id);
-                        id
-                    }
-                    None => {
-                        let _before = self.unfit.insert(draft.name.clone(), Full::Backends);
-                        continue;
-                    }
-                },
-            };
-            let backend = Backend {
-                addr: want.addr,
-                port: want.port,
-                proto: draft.port.proto,
-                state: BackendState::Serving,
-                service,
-                sets: u8::from(want.cluster) * BackendSets::CLUSTER
-                    + u8::from(want.local) * BackendSets::LOCAL,
-                on_node: want.on_node,
-            };
-            // It leaves a set only when no frontend leads to it there any more.
-            let before = backends.get(id.0 as usize).copied().flatten();
-            let left = before.map_or(0, |before| before.sets & !backend.sets);
-            let first = Backend { sets: backend.sets | left, ..backend };
-            if before != Some(first) {
-                merged.put.push(Op::PutBackend(id, first));
-            }
-            if left != 0 {
-                merged.gone.push(Op::PutBackend(id, backend));
-            }
-            let _new = self.serving.insert(id);
-            if want.cluster {
-                merged.cluster.push(id);
-            }
-            if want.local && asks_for_local {
-                merged.local.push(id);
-            }
-        }
-        for id in known {
-            leave(id, &mut merged);
-        }
-        merged
-    }
-
     /// Finds or writes a range of slots with these backends; returns the first slot.
     fn place(&mut self, service: ServiceId, backends: &[BackendId]) -> Option<u32> {
         let Ok(len) = u32::try_from(backends.len()) else { return None };
@@ -319,19 +246,6 @@ impl<'a> Build<'a> {
         self.stages.gone.extend(strays.filter_map(|id| leave(self.actual, *id)));
     }
 
-    /// Frees backends that no flow names any more.
-    pub(super) fn free(&mut self, released: &BTreeSet<BackendId>) {
-        for id in released.iter().filter(|id| !self.serving.contains(id)) {
-            if let Some(backend) = self.actual.backend(*id)
-                && backend.state == BackendState::Gone
-            {
-                let free = Backend { state: BackendState::Free, ..*backend };
-                self.stages.free.push(Op::PutBackend(*id, free));
-                let _new = self.freed.insert(*id);
-            }
-        }
-    }
-
     /// Forgets the service ids that have nothing left.
     pub(super) fn forget(&mut self, names: &BTreeSet<ObjectName>) {
         let planned = names.iter().filter_map(|name| self.actual.objects.get(name)).flatten();
@@ -367,24 +281,6 @@ impl<'a> Build<'a> {
     }
 }
 
-/// Backends of one service, brought to what is wanted.
-#[derive(Debug, Default)]
-struct Merged {
-    put: Vec<Op>,
-    gone: Vec<Op>,
-    /// The cluster set.
-    cluster: Vec<BackendId>,
-    /// The local set, where a policy asks for it.
-    local: Vec<BackendId>,
-}
-
-impl Merged {
-    /// What the slots shall name: the cluster set, then the local set.
-    fn slots(&self) -> Vec<BackendId> {
-        self.cluster.iter().chain(&self.local).copied().collect()
-    }
-}
-
 /// The policy that governs a kind of frontend.
 fn policy(port: &DesiredPort, kind: FrontendKind) -> TrafficPolicy {
     match kind {
@@ -393,12 +289,6 @@ fn policy(port: &DesiredPort, kind: FrontendKind) -> TrafficPolicy {
             port.external_policy
         }
     }
-}
-
-/// The op that takes a backend out of the serving set, if it is in.
-fn leave(actual: &Actual, id: BackendId) -> Option<Op> {
-    let backend = actual.backend(id).filter(|b| b.state == BackendState::Serving)?;
-    Some(Op::PutBackend(id, Backend { state: BackendState::Gone, sets: 0, ..*backend }))
 }
 
 /// Withdraws what a draft wants.

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use lb_common::{Family, names};
 
 use super::op::Frontend;
-use crate::model::{ObjectName, Problem, Severity, Subject};
+use crate::model::{ObjectName, Problem, Remark, Severity, Subject};
 
 /// Numbers of entries of the maps that the planner fills.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -98,11 +98,17 @@ impl Full {
     }
 }
 
-/// One problem for each map that is too small.
+/// One problem for each map that is too small, and one for each Service that is closed by that.
 pub(super) fn problems(unfit: &BTreeMap<ObjectName, Full>, limits: &Limits) -> Vec<Problem> {
     let mut by_map: BTreeMap<Full, Vec<&ObjectName>> = BTreeMap::new();
+    let mut problems = Vec::new();
     for (name, full) in unfit {
-        by_map.entry(*full).or_default().push(name);
+        match full {
+            Full::Ranges4 | Full::Ranges6 => problems.push(closed(name, *full, limits)),
+            Full::Services | Full::Frontends4 | Full::Frontends6 | Full::Backends | Full::Slots => {
+                by_map.entry(*full).or_default().push(name)
+            }
+        }
     }
     let problem = |(full, services): (Full, Vec<&ObjectName>)| {
         let others = match services.len() {
@@ -121,5 +127,18 @@ pub(super) fn problems(unfit: &BTreeMap<ObjectName, Full>, limits: &Limits) -> V
             )),
         }
     };
-    by_map.into_iter().map(problem).collect()
+    problems.extend(by_map.into_iter().map(problem));
+    problems
+}
+
+/// A Service whose source ranges do not fit.
+fn closed(name: &ObjectName, full: Full, limits: &Limits) -> Problem {
+    Remark::warning(format!(
+        "its source ranges do not fit into map {} ({} entries): nobody may use its load \
+         balancer's addresses; start the agent with a larger {}",
+        full.map(),
+        full.entries(limits),
+        full.flag(),
+    ))
+    .about(Subject::Service(name.clone()), None)
 }

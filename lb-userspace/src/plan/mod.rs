@@ -5,6 +5,7 @@
 
 mod actual;
 mod adopt;
+mod backends;
 mod build;
 mod compare;
 mod draft;
@@ -13,6 +14,7 @@ mod ids;
 mod limits;
 mod op;
 mod planner;
+mod report;
 mod slots;
 mod sources;
 mod stages;

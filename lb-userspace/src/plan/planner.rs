@@ -9,20 +9,18 @@ use std::{
     time::Instant,
 };
 
-use lb_common::FrontendKind;
-
 use super::{
     ExternalIps,
     actual::{Actual, object_name},
     build::{Build, Reserved},
     draft::Drafts,
-    external::{self, Refusal},
-    limits::{self, Full, Limits},
-    op::{BackendId, Frontend, Op, ServiceId},
+    external::Refusal,
+    limits::{Full, Limits},
+    op::{BackendId, Frontend, Op},
 };
 use crate::{
     maps::{ApplyError, Contents, Maps},
-    model::{Claim, Desired, ObjectName, Problem, Remark, Subject, family},
+    model::{Desired, ObjectName},
 };
 
 /// The addresses of this node, as far as they matter here.
@@ -63,7 +61,7 @@ const MAX_FAILURES: usize = 8;
 #[derive(Debug)]
 pub struct Planner {
     pub(super) actual: Actual,
-    limits: Limits,
+    pub(super) limits: Limits,
     node: NodeAddresses,
     external_ips: ExternalIps,
     /// Services to be planned next.
@@ -74,12 +72,12 @@ pub struct Planner {
     pruned: bool,
     /// Services for which it matters which addresses the node has.
     of_node: HashSet<ObjectName>,
-    unfit: BTreeMap<ObjectName, Full>,
+    pub(super) unfit: BTreeMap<ObjectName, Full>,
     /// Whether anything was freed since `unfit` was tried last.
     freed: bool,
     /// Services that want a frontend which another one has.
-    waiters: HashMap<Frontend, BTreeSet<ObjectName>>,
-    refused: Refused,
+    pub(super) waiters: HashMap<Frontend, BTreeSet<ObjectName>>,
+    pub(super) refused: Refused,
     released: BTreeSet<BackendId>,
     recheck: BTreeSet<IpAddr>,
     recheck_words: BTreeSet<u32>,
@@ -369,41 +367,5 @@ impl Planner {
             free_slots.put_back(*base, *len);
         }
         sources.give_back(&reserved.sets);
-    }
-
-    /// What the Services in the maps hold, as of now.
-    pub fn holders(&self) -> Vec<(Claim, ObjectName)> {
-        let held = self.actual.frontends.iter().filter(|(frontend, _)| !frontend.is_marker());
-        let holders = held.filter_map(|(frontend, value)| {
-            let entry = self.actual.services.get(&ServiceId(value.service))?;
-            let Frontend { addr, port, proto } = *frontend;
-            let claim = match value.kind == FrontendKind::NodePort as u8 {
-                true => Claim::NodePort { family: family(addr), port, proto },
-                false => Claim::Vip { addr, port, proto },
-            };
-            Some((claim, object_name(&entry.info)))
-        });
-        holders.collect()
-    }
-
-    /// In how many entries of each map these contents are not what was written.
-    pub fn differences(&self, contents: &Contents) -> BTreeMap<&'static str, usize> {
-        let counts = self.actual.differences(contents);
-        counts.into_iter().filter(|(_, count)| *count > 0).collect()
-    }
-
-    /// What does not fit, and what another Service's VIP hides.
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = limits::problems(&self.unfit, &self.limits);
-        problems.extend(external::problems(&self.refused));
-        let hidden: BTreeMap<&Frontend, _> = self.waiters.iter().collect();
-        for (frontend, names) in hidden {
-            let remark = Remark::warning(format!(
-                "{frontend} belongs to another Service on this node: not programmed"
-            ));
-            let subjects = names.iter().map(|name| Subject::Service(name.clone()));
-            problems.extend(subjects.map(|subject| remark.about(subject, None)));
-        }
-        problems
     }
 }

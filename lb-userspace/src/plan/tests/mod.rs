@@ -1,5 +1,6 @@
 //! Properties of plans between random worlds.
 
+mod external;
 mod property;
 mod scenario;
 mod sets;

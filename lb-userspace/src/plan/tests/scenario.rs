@@ -12,7 +12,7 @@ use super::{
 use crate::maps::{Contents, Fault, FaultyMaps, MemoryMaps};
 
 /// Marks `names`, executes, and returns the ops, printed.
-fn ops(rig: &mut Rig<MemoryMaps>, wish: &Wish, names: &[u8]) -> Vec<String> {
+pub(super) fn ops(rig: &mut Rig<MemoryMaps>, wish: &Wish, names: &[u8]) -> Vec<String> {
     rig.now += Duration::from_secs(2);
     rig.planner.mark(names.iter().map(|number| name(*number)));
     let plan = rig.planner.plan(wish, rig.now);
