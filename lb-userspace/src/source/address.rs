@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
+
 /// The address in `text`, or why it is none that traffic can be sent to.
 ///
 /// Parts of an IPv4 address may have leading zeros; they are decimal all the same.
@@ -18,6 +20,22 @@ pub(super) fn parse(text: &str) -> Result<IpAddr, String> {
         IpAddr::V4(_) | IpAddr::V6(_) => return Ok(addr),
     };
     Err(format!("{text} is {unusable}"))
+}
+
+/// The network in `text`, which may have space around it, without the host's part; or why it is
+/// none. Zeros before a number are nothing special, as in an address.
+pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let bad = || format!("{text:?} is not a network");
+    let (addr, len) = text.trim().split_once('/').ok_or_else(bad)?;
+    let addr = parse_any(addr).ok_or_else(bad)?;
+    if matches!(addr, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        return Err(format!("{text:?} is a network of IPv4-mapped IPv6 addresses"));
+    }
+    if len.is_empty() || !len.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let net = len.parse().ok().and_then(|len| IpNet::new(addr, len).ok());
+    net.map(|net| net.trunc()).ok_or_else(bad)
 }
 
 fn parse_any(text: &str) -> Option<IpAddr> {
@@ -53,6 +71,33 @@ mod tests {
         check("010.0.0.1", Ok("10.0.0.1"));
         check("10.096.000.0010", Ok("10.96.0.10"));
         check("10.0.0.0256", Err("\"10.0.0.0256\" is not an IP address"));
+    }
+
+    /// FAM-10, FAM-11, SR-10.
+    #[test]
+    fn networks_are_as_lenient_as_addresses() {
+        for (text, expected) in [
+            ("10.0.0.0/8", Ok("10.0.0.0/8")),
+            (" \t010.1.2.3/08\n", Ok("10.0.0.0/8")),
+            ("0.0.0.0/0", Ok("0.0.0.0/0")),
+            ("10.0.0.1/32", Ok("10.0.0.1/32")),
+            ("fd00::1/64", Ok("fd00::/64")),
+            ("::/0", Ok("::/0")),
+            ("10.0.0.1", Err("is not a network")),
+            ("10.0.0.0/33", Err("is not a network")),
+            ("10.0.0.0/-1", Err("is not a network")),
+            ("10.0.0.0/+8", Err("is not a network")),
+            ("10.0.0.0/", Err("is not a network")),
+            ("10.0.0/8", Err("is not a network")),
+            ("fd00::/129", Err("is not a network")),
+            ("", Err("is not a network")),
+            ("/8", Err("is not a network")),
+            ("::ffff:10.0.0.0/104", Err("is a network of IPv4-mapped IPv6 addresses")),
+        ] {
+            let expected = expected.map(ToOwned::to_owned);
+            let expected = expected.map_err(|why| format!("{text:?} {why}"));
+            assert_eq!(parse_network(text).map(|net| net.to_string()), expected);
+        }
     }
 
     #[test]
