@@ -5,6 +5,7 @@
 //! stops the rest; and the end of the agent, however it comes, changes nothing in the kernel.
 
 mod guard;
+mod health_checks;
 mod notes;
 mod passes;
 mod reconcile;
@@ -45,7 +46,7 @@ use crate::{
     privileges,
     source::{self, kube::recorder::Recorder},
     status::{self, MapStatus, Status},
-    telemetry::{Eligibility, Moment, Telemetry, listen::BindFailure},
+    telemetry::{Eligibility, Moment, Telemetry, health_check::HealthChecks, listen::BindFailure},
 };
 
 /// How long a batch of events may grow before it is written: endpoints often change in groups.
@@ -95,6 +96,9 @@ struct Agent {
     telemetry: Telemetry,
     /// Addresses that the agent must serve and cannot.
     unservable: mpsc::Receiver<BindFailure>,
+    /// The health check ports of Services, and whether they may be behind what is programmed.
+    health_checks: HealthChecks,
+    checks_due: bool,
     /// What is not programmed yet.
     waiting: Waiting,
     /// Where events go, if anywhere.
@@ -128,6 +132,7 @@ impl Agent {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pass();
+            self.serve_health_checks().await;
             self.report();
             let wake = self.wake().map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -210,6 +215,7 @@ impl Agent {
         }
         self.tell_addresses();
         self.note_problems();
+        self.checks_due = true;
         self.stale = true;
     }
 
@@ -221,6 +227,7 @@ impl Agent {
             Err(error) => error!(%error, "the devices cannot be told to the programs"),
         }
         self.tell_addresses();
+        self.checks_due = true;
         self.stale = true;
     }
 
@@ -290,6 +297,7 @@ impl Agent {
             self.attach();
         }
         self.look_at_maps();
+        self.checks_due = true;
         self.stale = true;
     }
 
@@ -321,7 +329,8 @@ impl Agent {
         let cgroup = self.datapath.cgroup_root().map(ToOwned::to_owned);
         self.status.sockets =
             report::sockets(&self.config, cgroup, &attached, &self.attach_problems);
-        let problems: Vec<&Problem> = self.known_problems.iter().collect();
+        let checks = self.health_check_problems();
+        let problems: Vec<&Problem> = self.known_problems.iter().chain(&checks).collect();
         self.status.problems = report::problems(&problems);
         self.status.note_health();
         self.telemetry.metrics().note_status(&self.status);

@@ -49,7 +49,7 @@ impl Agent {
         }
     }
 
-    fn note(
+    pub(super) fn note(
         &self,
         about: About,
         warning: bool,

@@ -24,6 +24,7 @@ use crate::{
     status::{self, NodeStatus, SourceStatus, Status},
     telemetry::{
         Moment, Telemetry, endpoints,
+        health_check::HealthChecks,
         listen::{self, BindFailure, Server},
     },
 };
@@ -91,6 +92,8 @@ impl Agent {
             looking: None,
             compared: None,
             recorder: None,
+            health_checks: HealthChecks::new(telemetry.clone()),
+            checks_due: true,
             waiting: Waiting::new(telemetry.clone(), Moment::now()),
             telemetry,
             unservable,

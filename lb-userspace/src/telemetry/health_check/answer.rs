@@ -13,7 +13,7 @@ const WEIGHT: &str = "X-Load-Balancing-Endpoint-Weight";
 #[serde(rename_all = "camelCase")]
 struct Body<'a> {
     service: Service<'a>,
-    local_endpoints: usize,
+    local_endpoints: u32,
     service_proxy_healthy: bool,
 }
 
@@ -24,7 +24,7 @@ struct Service<'a> {
 }
 
 /// The answer for a Service with so many endpoints on this node.
-pub(super) fn answer(service: &ObjectName, local: usize, healthy: bool) -> Response {
+pub(super) fn answer(service: &ObjectName, local: u32, healthy: bool) -> Response {
     let body = Body {
         service: Service { namespace: &service.namespace, name: &service.name },
         local_endpoints: local,
@@ -45,7 +45,7 @@ pub(super) fn answer(service: &ObjectName, local: usize, healthy: bool) -> Respo
 mod tests {
     use super::*;
 
-    fn told(local: usize, healthy: bool) -> Response {
+    fn told(local: u32, healthy: bool) -> Response {
         answer(&ObjectName::new("shop", "vote"), local, healthy)
     }
 

@@ -14,7 +14,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Instant,
 };
@@ -28,18 +28,10 @@ use super::{
     http::{self, Handler, Methods},
     listen,
 };
-use crate::model::ObjectName;
-
-/// The health check port of one Service.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HealthCheck {
-    /// The Service.
-    pub service: ObjectName,
-    /// The port.
-    pub port: u16,
-    /// The families of the Service, and how many endpoints that are ready are on this node.
-    pub local: BTreeMap<Family, usize>,
-}
+use crate::{
+    model::{HealthCheck, ObjectName},
+    nodeport::{self, Selector},
+};
 
 /// At which addresses of one family the ports listen.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -66,6 +58,18 @@ pub struct Places {
 }
 
 impl Places {
+    /// Where node ports are served; `node_port` are the addresses that these words select now.
+    pub fn of(selectors: &[Selector], node_port: &[IpAddr]) -> Self {
+        let place = |family: Family| match nodeport::all_of(selectors, family) {
+            true => Place::Everywhere,
+            false => {
+                let of_family = |ip: &&IpAddr| crate::model::family(**ip) == family;
+                Place::At(node_port.iter().filter(of_family).copied().collect())
+            }
+        };
+        Self { v4: place(Family::V4), v6: place(Family::V6) }
+    }
+
     fn addresses(&self, family: Family, port: u16) -> Vec<SocketAddr> {
         let (place, wildcard) = match family {
             Family::V4 => (&self.v4, IpAddr::from(Ipv4Addr::UNSPECIFIED)),
@@ -103,7 +107,7 @@ pub struct HealthChecks {
 #[derive(Debug)]
 struct Open {
     /// What it tells.
-    local: Arc<AtomicUsize>,
+    local: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
@@ -123,12 +127,17 @@ impl HealthChecks {
 
     /// Serves these checks and no others. To be called when what they tell is programmed; what could
     /// not be served is tried again with each call.
-    pub async fn follow(&mut self, checks: impl IntoIterator<Item = HealthCheck>, places: &Places) {
+    pub async fn follow<'a>(
+        &mut self,
+        checks: impl IntoIterator<Item = HealthCheck<'a>>,
+        places: &Places,
+    ) {
         let mut wanted = BTreeMap::new();
-        for HealthCheck { service, port, local } in checks {
-            for (family, count) in local {
-                for at in places.addresses(family, port) {
-                    let _same = wanted.insert((service.clone(), at), count);
+        for check in checks {
+            for family in [Family::V4, Family::V6] {
+                let Some(count) = check.count(family) else { continue };
+                for at in places.addresses(family, check.port) {
+                    let _same = wanted.insert((check.service.clone(), at), count);
                 }
             }
         }
@@ -165,7 +174,7 @@ impl HealthChecks {
         }
     }
 
-    fn begin(&mut self, key: Key, count: usize) {
+    fn begin(&mut self, key: Key, count: u32) {
         match self.serve(&key, count) {
             Ok(open) => {
                 info!(service = %key.0, at = %key.1, "health check served");
@@ -189,9 +198,9 @@ impl HealthChecks {
         }
     }
 
-    fn serve(&self, (service, at): &Key, count: usize) -> io::Result<Open> {
+    fn serve(&self, (service, at): &Key, count: u32) -> io::Result<Open> {
         let listener = listen::listen_one_family(*at)?;
-        let local = Arc::new(AtomicUsize::new(count));
+        let local = Arc::new(AtomicU32::new(count));
         let (told, telemetry, service) =
             (Arc::clone(&local), self.telemetry.clone(), service.clone());
         let handler: Arc<Handler> = Arc::new(move |_path| {

@@ -31,10 +31,21 @@ fn free_port() -> u16 {
     }
 }
 
-fn check(name: &str, port: u16, v4: Option<usize>, v6: Option<usize>) -> HealthCheck {
-    let families = [(Family::V4, v4), (Family::V6, v6)];
-    let local = families.into_iter().filter_map(|(family, count)| Some((family, count?)));
-    HealthCheck { service: ObjectName::new("shop", name), port, local: local.collect() }
+/// What the model says, with an owner of the name.
+struct Said(ObjectName, u16, Option<u32>, Option<u32>);
+
+fn check(name: &str, port: u16, v4: Option<u32>, v6: Option<u32>) -> Said {
+    Said(ObjectName::new("shop", name), port, v4, v6)
+}
+
+async fn follow(checks: &mut HealthChecks, said: &[Said], places: &Places) {
+    let said = said.iter().map(|Said(service, port, v4, v6)| HealthCheck {
+        service,
+        port: *port,
+        v4: *v4,
+        v6: *v6,
+    });
+    checks.follow(said, places).await;
 }
 
 fn loopback() -> Places {
@@ -74,7 +85,7 @@ const V6: Ipv6Addr = Ipv6Addr::LOCALHOST;
 fn any_path_and_any_method_gets_the_answer() {
     run(async {
         let (mut checks, port) = (checks(), free_port());
-        checks.follow([check("vote", port, Some(2), None)], &loopback()).await;
+        follow(&mut checks, &[check("vote", port, Some(2), None)], &loopback()).await;
         for request in [
             "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
             "GET /healthz?a=b HTTP/1.0\r\n\r\n",
@@ -105,7 +116,7 @@ fn a_node_without_endpoints_or_with_programming_stuck_answers_503() {
         let telemetry = Telemetry::new(PERIOD);
         let (mut checks, port) = (HealthChecks::new(telemetry.clone()), free_port());
         for (count, expected) in [(1, 200), (0, 503), (3, 200)] {
-            checks.follow([check("vote", port, Some(count), None)], &loopback()).await;
+            follow(&mut checks, &[check("vote", port, Some(count), None)], &loopback()).await;
             assert_eq!(status(V4, port).await, Some(expected), "{count} endpoints");
         }
         let stuck = Moment::now().instant.checked_sub(PERIOD * 3).unwrap();
@@ -133,7 +144,7 @@ fn the_fate_of_the_node_is_not_told() {
         let telemetry = Telemetry::new(PERIOD);
         telemetry.adopted();
         let (mut checks, port) = (HealthChecks::new(telemetry.clone()), free_port());
-        checks.follow([check("vote", port, Some(1), None)], &loopback()).await;
+        follow(&mut checks, &[check("vote", port, Some(1), None)], &loopback()).await;
         telemetry.node_eligibility(crate::telemetry::Eligibility::Tainted);
         assert!(!telemetry.healthz(Moment::now()).ok);
         assert_eq!(status(V4, port).await, Some(200));
@@ -146,16 +157,16 @@ fn each_family_is_served_by_itself() {
     run(async {
         for places in [loopback(), everywhere()] {
             let (mut checks, port) = (checks(), free_port());
-            checks.follow([check("vote", port, Some(1), None)], &places).await;
+            follow(&mut checks, &[check("vote", port, Some(1), None)], &places).await;
             assert_eq!(status(V4, port).await, Some(200));
             assert_eq!(status(V6, port).await, None);
-            checks.follow([check("vote", port, None, Some(0))], &places).await;
+            follow(&mut checks, &[check("vote", port, None, Some(0))], &places).await;
             assert_eq!(status(V4, port).await, None);
             assert_eq!(status(V6, port).await, Some(503));
-            checks.follow([check("vote", port, Some(1), Some(0))], &places).await;
+            follow(&mut checks, &[check("vote", port, Some(1), Some(0))], &places).await;
             assert_eq!(status(V4, port).await, Some(200));
             assert_eq!(status(V6, port).await, Some(503));
-            checks.follow([check("vote", port, Some(1), Some(1))], &Places::default()).await;
+            follow(&mut checks, &[check("vote", port, Some(1), Some(1))], &Places::default()).await;
             assert_eq!((status(V4, port).await, status(V6, port).await), (None, None));
         }
     });
@@ -172,13 +183,13 @@ fn the_addresses_are_followed() {
             v6: Place::default(),
         };
         let one = || [check("vote", port, Some(1), None)];
-        checks.follow(one(), &at(&[V4])).await;
+        follow(&mut checks, &one(), &at(&[V4])).await;
         assert_eq!((status(V4, port).await, status(other, port).await), (Some(200), None));
-        checks.follow(one(), &at(&[V4, other])).await;
+        follow(&mut checks, &one(), &at(&[V4, other])).await;
         assert_eq!((status(V4, port).await, status(other, port).await), (Some(200), Some(200)));
-        checks.follow(one(), &at(&[other])).await;
+        follow(&mut checks, &one(), &at(&[other])).await;
         assert_eq!((status(V4, port).await, status(other, port).await), (None, Some(200)));
-        checks.follow(one(), &everywhere()).await;
+        follow(&mut checks, &one(), &everywhere()).await;
         assert_eq!((status(V4, port).await, status(other, port).await), (Some(200), Some(200)));
         assert_eq!(checks.served(), 1);
     });
@@ -194,16 +205,16 @@ fn what_ends_is_closed_at_once() {
         let both = |one: u16, two: u16| {
             [check("vote", one, Some(1), None), check("shop", two, Some(0), None)]
         };
-        checks.follow(both(one, two), &loopback()).await;
+        follow(&mut checks, &both(one, two), &loopback()).await;
         let mut waiting = TcpStream::connect((V4, one)).await.unwrap();
-        checks.follow(both(two, one), &loopback()).await;
+        follow(&mut checks, &both(two, one), &loopback()).await;
         assert_eq!((status(V4, one).await, status(V4, two).await), (Some(503), Some(200)));
         let mut answer = Vec::new();
         // The end of the connection, in whichever way.
         let _sent = waiting.write_all(b"GET / HTTP/1.1\r\n\r\n").await.is_ok();
         let _end = waiting.read_to_end(&mut answer).await.is_ok();
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
-        checks.follow([], &loopback()).await;
+        follow(&mut checks, &[], &loopback()).await;
         assert_eq!((status(V4, one).await, status(V4, two).await), (None, None));
     });
 }
@@ -213,9 +224,9 @@ fn what_ends_is_closed_at_once() {
 fn a_check_that_ends_tells_of_no_endpoints() {
     run(async {
         let (mut checks, port) = (checks(), free_port());
-        checks.follow([check("vote", port, Some(1), None)], &loopback()).await;
+        follow(&mut checks, &[check("vote", port, Some(1), None)], &loopback()).await;
         let told = Arc::clone(&checks.open.values().next().unwrap().local);
-        checks.follow([], &loopback()).await;
+        follow(&mut checks, &[], &loopback()).await;
         assert_eq!(told.load(Ordering::Relaxed), 0);
     });
 }
@@ -229,7 +240,7 @@ fn a_port_that_is_taken_is_tried_again() {
         let at = occupant.local_addr().unwrap();
         let wanted = || [check("vote", at.port(), Some(1), Some(1))];
         for _ in 0..2 {
-            checks.follow(wanted(), &loopback()).await;
+            follow(&mut checks, &wanted(), &loopback()).await;
             let failures: Vec<_> = checks.failures().cloned().collect();
             assert_eq!(failures.len(), 1, "{failures:?}");
             assert_eq!(failures[0].at, at);
@@ -237,8 +248,25 @@ fn a_port_that_is_taken_is_tried_again() {
             assert_eq!(status(V6, at.port()).await, Some(200), "the other family works");
         }
         drop(occupant);
-        checks.follow(wanted(), &loopback()).await;
+        follow(&mut checks, &wanted(), &loopback()).await;
         assert_eq!(checks.failures().count(), 0);
         assert_eq!(status(V4, at.port()).await, Some(200));
     });
+}
+
+/// HC-2, NP-20: with all addresses every one that comes; else those that serve node ports now, and
+/// none of a family that has none.
+#[test]
+fn they_listen_where_node_ports_are_served() {
+    let places = |words: &str, node_port: &[&str]| {
+        let selectors: Vec<Selector> = words.split(',').map(|w| w.parse().unwrap()).collect();
+        let node_port: Vec<IpAddr> = node_port.iter().map(|ip| ip.parse().unwrap()).collect();
+        Places::of(&selectors, &node_port)
+    };
+    let at = |ips: &[&str]| Place::At(ips.iter().map(|ip| ip.parse().unwrap()).collect());
+    assert_eq!(places("all", &["192.0.2.1", "127.0.0.1", "::1"]), everywhere());
+    let primary = places("primary", &["192.0.2.1"]);
+    assert_eq!(primary, Places { v4: at(&["192.0.2.1"]), v6: at(&[]) });
+    let mixed = places("0.0.0.0/0,localhost", &["192.0.2.1", "127.0.0.1", "::1"]);
+    assert_eq!(mixed, Places { v4: Place::Everywhere, v6: at(&["::1"]) });
 }
