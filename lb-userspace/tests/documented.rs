@@ -7,6 +7,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use lb_common::{Family, Hook, Reason};
 use lb_userspace::{
     config::proxy::table::{Flag, SETTINGS, Setting, Treatment},
+    model::NoLocalEndpoints,
     status::{MapStatus, Status},
     telemetry::{
         Changed, Moment, Request, SyncKind, Telemetry, WatchError,
@@ -66,6 +67,7 @@ fn metrics() -> BTreeSet<String> {
     }
     telemetry.network_programmed(Family::V4, Duration::ZERO);
     telemetry.flows_deleted(Family::V4, 1);
+    telemetry.no_local_endpoints(Family::V4, NoLocalEndpoints::default());
     telemetry.changes_received(Changed::Endpoints, 1);
     telemetry.watch_error("services", WatchError::Expired);
     let request = Request { code: "200".into(), method: "GET".into(), host: "a".into() };
@@ -107,7 +109,7 @@ fn the_tables_of_metrics_are_those_of_the_agent() {
     assert!(not_offered.is_disjoint(&served), "{not_offered:?}");
     let families = [
         "kubeproxy_sync_proxy_rules_iptables_total",
-        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds",
     ];
     for name in families {
         assert!(not_offered.contains(name), "{name}");

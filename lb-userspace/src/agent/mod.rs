@@ -5,7 +5,7 @@
 //! stops the rest; and the end of the agent, however it comes, changes nothing in the kernel.
 
 mod guard;
-mod health_checks;
+mod local;
 mod notes;
 mod passes;
 mod reconcile;
@@ -132,7 +132,7 @@ impl Agent {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.pass();
-            self.serve_health_checks().await;
+            self.tell_local_endpoints().await;
             self.report();
             let wake = self.wake().map(tokio::time::Instant::from_std);
             tokio::select! {

@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use self::{
     api::{ApiMetrics, RequestTimeLabel, WatchLabel},
-    proxy::{Changes, CodeLabel, FamilyLabel, ProxyMetrics},
+    proxy::{Changes, CodeLabel, FamilyLabel, PolicyLabel, ProxyMetrics},
     slis::Slis,
 };
 pub use self::{
@@ -34,6 +34,7 @@ pub use self::{
     health::{Answer, Eligibility, Health, Moment},
     metrics::Metrics,
 };
+use crate::model::NoLocalEndpoints;
 
 /// How much a sync looked at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -159,6 +160,16 @@ impl Telemetry {
     pub fn flows_deleted(&self, family: Family, count: usize) {
         let counter = self.proxy.flows_deleted.get_or_create(&family.into());
         let _total = counter.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// So many ports of Services have endpoints, but none here for a policy that wants one here.
+    pub fn no_local_endpoints(&self, family: Family, count: NoLocalEndpoints) {
+        let NoLocalEndpoints { internal, external } = count;
+        for (policy, count) in [("internal", internal), ("external", external)] {
+            let label = PolicyLabel::new(policy, family);
+            let gauge = self.proxy.no_local_endpoints.get_or_create(&label);
+            let _before = gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// The watch of a resource (`services`, `endpointslices`, `nodes`) broke, and is begun again.

@@ -40,6 +40,19 @@ impl CodeLabel {
     }
 }
 
+/// The label of what exists once a family and traffic policy.
+#[derive(Clone, Copy, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub(super) struct PolicyLabel {
+    traffic_policy: &'static str,
+    ip_family: &'static str,
+}
+
+impl PolicyLabel {
+    pub(super) fn new(traffic_policy: &'static str, family: IpFamily) -> Self {
+        Self { traffic_policy, ip_family: health::name(family) }
+    }
+}
+
 /// Changes of one kind of object.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Changes {
@@ -61,6 +74,7 @@ pub(super) struct ProxyMetrics {
     pub(super) healthz: Family<CodeLabel, Counter>,
     pub(super) livez: Family<CodeLabel, Counter>,
     pub(super) flows_deleted: Family<FamilyLabel, Counter>,
+    pub(super) no_local_endpoints: Family<PolicyLabel, Gauge>,
 }
 
 /// 1 ms, doubled, 15 buckets.
@@ -89,6 +103,7 @@ impl ProxyMetrics {
             healthz: Family::default(),
             livez: Family::default(),
             flows_deleted: Family::default(),
+            no_local_endpoints: Family::default(),
         };
         metrics.register(registry.sub_registry_with_prefix("kubeproxy"));
         metrics
@@ -108,6 +123,7 @@ impl ProxyMetrics {
             healthz,
             livez,
             flows_deleted,
+            no_local_endpoints,
         } = self;
         r.register(
             "sync_proxy_rules_duration_seconds",
@@ -157,6 +173,12 @@ impl ProxyMetrics {
             "conntrack_reconciler_deleted_entries",
             "UDP flows removed because their backend left",
             flows_deleted.clone(),
+        );
+        // A gauge, whatever its name says.
+        r.register(
+            "sync_proxy_rules_no_local_endpoints_total",
+            "Service ports that drop for want of an endpoint on this node",
+            no_local_endpoints.clone(),
         );
     }
 }

@@ -74,6 +74,25 @@ fn network_programming_has_exactly_the_buckets_of_kube_proxy() {
     assert_eq!(bounds.split_last().unwrap(), (&f64::INFINITY, &expected[..]));
 }
 
+/// TP-14: a gauge, whose name is kube-proxy's.
+#[test]
+fn ports_without_local_endpoints_are_counted_by_policy_and_family() {
+    let telemetry = Telemetry::new(PERIOD);
+    telemetry.no_local_endpoints(Family::V4, NoLocalEndpoints { internal: 1, external: 2 });
+    telemetry.no_local_endpoints(Family::V6, NoLocalEndpoints { internal: 5, external: 0 });
+    telemetry.no_local_endpoints(Family::V6, NoLocalEndpoints::default());
+    let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+    check(
+        &telemetry,
+        &[
+            &format!("# TYPE {name} gauge"),
+            &format!("{name}{{traffic_policy=\"internal\",ip_family=\"IPv4\"}} 1"),
+            &format!("{name}{{traffic_policy=\"external\",ip_family=\"IPv4\"}} 2"),
+            &format!("{name}{{traffic_policy=\"internal\",ip_family=\"IPv6\"}} 0"),
+        ],
+    );
+}
+
 /// HZ-11.
 #[test]
 fn answers_are_counted_by_status() {

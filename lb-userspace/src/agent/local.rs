@@ -1,6 +1,9 @@
-//! The health check ports of Services follow what is programmed, and what cannot be served is told.
+//! What load balancers and operators are told about endpoints on this node follows what is programmed:
+//! the health check ports of Services, and how many ports have none here.
 
 use std::collections::BTreeSet;
+
+use lb_common::Family;
 
 use super::Agent;
 use crate::{
@@ -12,15 +15,19 @@ use crate::{
 impl Agent {
     /// Brings the ports to what was programmed, and tries again what could not be served. Until
     /// everything that came is programmed, they tell what was true before.
-    pub(super) async fn serve_health_checks(&mut self) {
+    pub(super) async fn tell_local_endpoints(&mut self) {
         if !self.checks_due || !self.reconciler.settled() {
             return;
         }
         self.checks_due = false;
         let before: BTreeSet<Failure> = self.health_checks.failures().cloned().collect();
+        let model = self.reconciler.model();
+        for family in [Family::V4, Family::V6] {
+            self.telemetry.no_local_endpoints(family, model.no_local_endpoints(family));
+        }
         let selectors = &self.config.nodeport_addresses;
         let places = Places::of(selectors, &self.status.node.nodeport_addresses);
-        self.health_checks.follow(self.reconciler.model().health_checks(), &places).await;
+        self.health_checks.follow(model.health_checks(), &places).await;
         let after: BTreeSet<Failure> = self.health_checks.failures().cloned().collect();
         for failure in after.difference(&before) {
             let name = &failure.service;
