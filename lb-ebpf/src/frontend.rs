@@ -35,8 +35,16 @@ pub(crate) fn find<A: Address, T: Tables<A>>(tables: &T, addr: &A, port: u16, pr
     // The marker, in the same memory.
     key.port = 0;
     key.proto = 0;
-    match tables.frontend(&key) {
-        Some(marker) if marker.kind == FrontendKind::Marker as u8 => Found::UnknownPort,
-        _ => Found::Nothing,
-    }
+    if is_marker(tables, &key) { Found::UnknownPort } else { Found::Nothing }
+}
+
+/// Whether an address belongs to Services only.
+#[inline(always)]
+pub(crate) fn is_vip<A: Address, T: Tables<A>>(tables: &T, addr: &A) -> bool {
+    is_marker(tables, &FrontendKey::marker(*addr))
+}
+
+#[inline(always)]
+fn is_marker<A: Address, T: Tables<A>>(tables: &T, key: &FrontendKey<A>) -> bool {
+    tables.frontend(key).is_some_and(|marker| marker.kind == FrontendKind::Marker as u8)
 }

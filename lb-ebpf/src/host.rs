@@ -18,6 +18,7 @@ use lb_common::{
 use crate::{
     frame::Frame,
     header::ETH_LEN,
+    limit::Bucket,
     tables::{Env, FlowSlot, InsertError, Route, Tables},
 };
 
@@ -216,6 +217,8 @@ pub struct MemoryEnv<A: Address> {
     pub devices: HashMap<u32, DeviceValue>,
     /// Packets that connected sockets of the node wait for.
     pub awaited: Vec<FlowKey<A>>,
+    /// The refusals that may be sent.
+    pub refusals: Cell<Bucket>,
     /// Everything that was observed, in order.
     pub observed: RefCell<Vec<Observation<A>>>,
 }
@@ -249,6 +252,13 @@ impl<A: Address> Env<A> for MemoryEnv<A> {
 
     fn is_awaited(&self, tuple: &FlowKey<A>) -> bool {
         self.awaited.contains(tuple)
+    }
+
+    fn may_refuse(&self) -> bool {
+        let mut bucket = self.refusals.get();
+        let taken = bucket.take(self.now.get(), self.settings.hz);
+        self.refusals.set(bucket);
+        taken
     }
 
     fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, flow: Option<&FlowValue<A>>) {

@@ -29,6 +29,7 @@ mod frontend;
 pub mod header;
 #[cfg(any(test, feature = "host"))]
 pub mod host;
+pub mod limit;
 mod packet;
 mod pipeline;
 pub mod refuse;

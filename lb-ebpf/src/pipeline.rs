@@ -7,7 +7,7 @@ use crate::{
     establish::{self, Refusal},
     family::parse,
     frame::Frame,
-    frontend::{Found, find, may_be_vip},
+    frontend::{Found, find, is_vip, may_be_vip},
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
@@ -35,24 +35,30 @@ where
     E: Env<A>,
 {
     work.place = place;
-    if let Err(reason) = parse::<A, F>(frame, &mut work.packet) {
-        return Decision::pass(reason);
-    }
     // The rarer stages are functions of their own, called one after the other: nested or inlined,
     // their variables would not fit the stack together.
-    let mut step = match known(tables, env, place, work) {
-        Some(step) => step,
-        None => {
-            if work.packet.is_syn() {
-                track::make_way(tables, work);
+    let mut step = match parse::<A, F>(frame, &mut work.packet) {
+        Ok(()) => match known(tables, env, place, work) {
+            Some(step) => step,
+            None => {
+                if work.packet.is_syn() {
+                    track::make_way(tables, work);
+                }
+                // Most of what a node carries is not ours: it shall not even cost a call.
+                if may_be_vip(tables, &work.packet.tuple.dst) {
+                    unknown(tables, env, work)
+                } else {
+                    Step::pass(Reason::NotService)
+                }
             }
-            // Most of what a node carries is not ours: it shall not even cost a call.
-            if may_be_vip(tables, &work.packet.tuple.dst) {
-                unknown(tables, env, work)
-            } else {
-                Step::pass(Reason::NotService)
-            }
+        },
+        Err(reason @ (Reason::Icmp | Reason::OtherProtocol))
+            if may_be_vip(tables, &work.packet.tuple.dst)
+                && is_unserved(frame, tables, reason, work) =>
+        {
+            Step::new(Next::Refuse, Reason::UnknownProtocol)
         }
+        Err(reason) => return Decision::pass(reason),
     };
     if let Next::Choose = step.next {
         step = choose(tables, env, work);
@@ -68,7 +74,7 @@ where
         Next::Pass | Next::Choose | Next::Draft | Next::Insert => Decision::pass(step.reason),
         Next::Drop => Decision::drop(step.reason),
         Next::Apply => apply(frame, work, step.reason),
-        Next::Refuse => refused(frame, place.is_xdp(), &work.packet, step.reason),
+        Next::Refuse => refused(frame, env, place.is_xdp(), &work.packet, step.reason),
     };
     let edited = matches!(decision.reason.class(), Class::Translate);
     let flow = if edited { Some(&work.flow) } else { None };
@@ -334,19 +340,54 @@ fn stray(place: Place, frontend: &FrontendValue) -> Step {
     Step::pass(Reason::NoFlow)
 }
 
+/// Whether a packet of a protocol that no Service has is for an address that only Services have. Of
+/// ICMP only a ping is: errors and everything else are about packets, or about the network.
+#[inline(never)]
+fn is_unserved<A, F, T>(frame: &F, tables: &T, reason: Reason, work: &mut Work<A>) -> bool
+where
+    A: Answer,
+    F: Frame,
+    T: Tables<A>,
+{
+    let packet = &mut work.packet;
+    if matches!(work.place.hook, Hook::PodOut) || !refuse::is_whole(frame, packet) {
+        return false;
+    }
+    if matches!(reason, Reason::Icmp) && !refuse::is_ping::<A, F>(frame) {
+        return false;
+    }
+    packet.tuple.sport = 0;
+    packet.tuple.dport = 0;
+    packet.tuple.pad = [0; 3];
+    packet.tcp_flags = 0;
+    is_vip(tables, &packet.tuple.dst)
+}
+
 /// Answers a packet that cannot be served.
 #[inline(never)]
-fn refused<A: Answer, F: Frame>(
+fn refused<A, F, E>(
     frame: &mut F,
+    env: &E,
     xdp: bool,
     packet: &Packet<A>,
     reason: Reason,
-) -> Decision {
+) -> Decision
+where
+    A: Answer,
+    F: Frame,
+    E: Env<A>,
+{
     if xdp {
         return Decision::pass(Reason::LeftToTc);
     }
     if packet.is_reset() {
         return Decision::drop(Reason::StrayReset);
+    }
+    if !refuse::has_one_sender(frame, packet) {
+        return Decision::drop(Reason::RefuseFailed);
+    }
+    if !env.may_refuse() {
+        return Decision::drop(Reason::RefuseLimit);
     }
     match refuse::answer(frame, packet) {
         Some(()) => Decision::new(Verdict::Answer, reason),

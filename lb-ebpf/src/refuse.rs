@@ -3,7 +3,7 @@
 //! The packet itself becomes its answer, sent back where it came from. The answer's source is the
 //! address that the client asked for, so that every filter on the way sees the flow that it knows.
 
-use lb_common::{Address, FlowKey, proto};
+use lb_common::{Address, FlowKey, MacAddr, proto};
 
 use crate::{
     checksum::{Delta, add, fold16, replaced},
@@ -16,6 +16,30 @@ use crate::{
 
 /// Hop limit of answers, as Linux sends.
 const HOP_LIMIT: u8 = 64;
+
+/// What an error quotes of a packet behind its IP header (RFC 792).
+const QUOTED: usize = 8;
+
+/// Whether the packet has all that an error would quote, and is as long as it says.
+#[inline(always)]
+pub(crate) fn is_whole<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>) -> bool {
+    let len = packet.len as usize;
+    len >= A::TRANSPORT - ETH_LEN + QUOTED && frame.reaches(ETH_LEN + len)
+}
+
+/// Whether an ICMP message is an echo request.
+#[inline(always)]
+pub(crate) fn is_ping<A: Answer, F: Frame>(frame: &F) -> bool {
+    frame.load(A::TRANSPORT) == Some(A::ECHO_REQUEST)
+}
+
+/// Whether a packet came to us alone, from one sender: others must not be answered (RFC 1122 §3.2.2,
+/// RFC 4443 §2.4).
+#[inline(always)]
+pub(crate) fn has_one_sender<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>) -> bool {
+    let to_one = frame.load(0).is_some_and(|to: MacAddr| to.octets[0] & 1 == 0);
+    to_one && packet.tuple.src.is_one()
+}
 
 /// Turns the packet into its answer; `None` when the kernel refuses a change.
 #[inline(always)]
@@ -61,14 +85,19 @@ fn reset<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
 #[inline(always)]
 fn unreachable_port<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
     let quoted_ip = A::quoted_header_sum(frame)?;
-    let udp: Udp = frame.load(A::TRANSPORT)?;
-    let quoted = add(quoted_ip, udp_sum(&packet.tuple, &udp));
+    let transport = if packet.tuple.proto == proto::UDP {
+        udp_sum(&packet.tuple, &frame.load(A::TRANSPORT)?)
+    } else {
+        let [first, second]: [u32; QUOTED / 4] = frame.load(A::TRANSPORT)?;
+        add(first, second)
+    };
+    let quoted = add(quoted_ip, transport);
     let ip_len = A::TRANSPORT - ETH_LEN;
     let icmp_at = A::TRANSPORT;
     let inserted = ip_len + size_of::<IcmpError>();
-    frame.reshape(A::TRANSPORT + size_of::<Udp>(), inserted)?;
+    frame.reshape(A::TRANSPORT + QUOTED, inserted)?;
     frame.store(ETH_TYPE, A::ETHERTYPE.to_be())?;
-    let payload = size_of::<IcmpError>() + ip_len + size_of::<Udp>();
+    let payload = size_of::<IcmpError>() + ip_len + QUOTED;
     let pseudo = A::write_outer_header(frame, &packet.tuple, payload)?;
     let [kind, code] = A::PORT_UNREACHABLE;
     let head = u32::from(u16::from_ne_bytes([kind, code]));
@@ -111,6 +140,11 @@ fn sum_of_words<F: Frame, const N: usize>(frame: &F) -> Option<u32> {
 pub trait Answer: Family {
     /// Type and code of "port unreachable".
     const PORT_UNREACHABLE: [u8; 2];
+    /// Type of an echo request.
+    const ECHO_REQUEST: u8;
+
+    /// Whether this is the address of one sender: neither of a group nor unspecified.
+    fn is_one(&self) -> bool;
 
     /// Swaps the addresses and restores the hop limit, which was `hop_limit`.
     fn turn_ip_round<F: Frame>(frame: &mut F, tuple: &FlowKey<Self>, hop_limit: u8) -> Option<()>;
@@ -141,6 +175,14 @@ mod family {
 
     impl Answer for Addr4 {
         const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+        const ECHO_REQUEST: u8 = 8;
+
+        /// Class D, class E with the limited broadcast, and "this network" are not (RFC 1122
+        /// §3.2.1.3); the broadcasts of networks cannot be told.
+        #[inline(always)]
+        fn is_one(&self) -> bool {
+            self.octets[0] != 0 && self.octets[0] < 224
+        }
 
         #[inline(always)]
         fn turn_ip_round<F: Frame>(f: &mut F, tuple: &FlowKey<Self>, hop_limit: u8) -> Option<()> {
@@ -181,6 +223,12 @@ mod family {
 
     impl Answer for Addr6 {
         const PORT_UNREACHABLE: [u8; 2] = [1, 4];
+        const ECHO_REQUEST: u8 = 128;
+
+        #[inline(always)]
+        fn is_one(&self) -> bool {
+            self.octets[0] != 0xff && *self != Self::default()
+        }
 
         #[inline(always)]
         fn turn_ip_round<F: Frame>(f: &mut F, tuple: &FlowKey<Self>, hop_limit: u8) -> Option<()> {

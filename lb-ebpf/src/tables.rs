@@ -101,6 +101,9 @@ pub trait Env<A: Address> {
     /// its answer.
     fn is_awaited(&self, tuple: &FlowKey<A>) -> bool;
 
+    /// Takes one of the refusals that this CPU may send now; `false` when there is none.
+    fn may_refuse(&self) -> bool;
+
     /// Told once for each packet that had a tuple what became of it, with the entry that it was
     /// rewritten by.
     fn observe(&self, hook: Hook, tuple: &FlowKey<A>, reason: Reason, flow: Option<&FlowValue<A>>);

@@ -38,7 +38,9 @@ fn kinds<A: Answer>() -> Vec<(Craft, Option<Reason>)> {
     };
     let bare = Craft { payload: Vec::new(), ..tcp.clone() };
     let empty = Craft { payload: Vec::new(), ..udp.clone() };
-    let icmp = Craft { transport: Transport::Icmp(8, 0), ..udp.clone() };
+    // An error, and what is no Service's without being refused: not at an address of Services only.
+    let icmp = Craft { transport: Transport::Icmp(3, 0), ..udp.clone() };
+    let gre = sent::<A>(&key("client", 4000, "node", 80, 47), [ROUTER, OWN]);
     let mut kinds = vec![
         (tcp.clone(), None),
         (with_options, None),
@@ -47,7 +49,7 @@ fn kinds<A: Answer>() -> Vec<(Craft, Option<Reason>)> {
         (empty, None),
         (icmp, Some(Reason::Icmp)),
         (of(proto::SCTP), Some(Reason::Sctp)),
-        (of(47), Some(Reason::OtherProtocol)),
+        (gre, Some(Reason::OtherProtocol)),
         (Craft { vlan: Some(5), ..tcp.clone() }, Some(Reason::NotIp)),
     ];
     for base in [tcp, udp] {

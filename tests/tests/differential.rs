@@ -82,6 +82,8 @@ fn kernel_and_host_agree_on_random_packets() {
         Reason::Inconsistent,
         Reason::NoLocalBackend,
         Reason::SourceRange,
+        Reason::UnknownProtocol,
+        Reason::RefuseFailed,
     ] {
         assert!(
             fates.keys().any(|(_, name)| *name == reason.name()),

@@ -18,10 +18,11 @@ const HOOKS: [Hook; 6] =
 
 /// One of each kind, addressed to a Service; why it passes, unless it is translated when whole.
 fn kinds<A: Answer>() -> Vec<(&'static str, Craft, Option<Reason>)> {
-    let of = |proto| {
-        let (src, dst) = (addr("client"), addr("vip"));
+    let to = |name, proto| {
+        let (src, dst) = (addr("client"), addr(name));
         Craft::of(&FlowKey::<A> { src, dst, sport: 4000, dport: 80, proto, pad: [0; 3] })
     };
+    let of = |proto| to("vip", proto);
     let (tcp, udp) = (of(proto::TCP), of(proto::UDP));
     let options = vec![2, 4, 5, 180, 1, 1, 4, 2];
     let with_options = Transport::Tcp { flags: 2, seq: 1, ack: 0, options };
@@ -31,10 +32,10 @@ fn kinds<A: Answer>() -> Vec<(&'static str, Craft, Option<Reason>)> {
         ("TCP without data", Craft { payload: vec![], ..tcp.clone() }, None),
         ("UDP", udp.clone(), None),
         ("UDP without data", Craft { payload: vec![], ..udp.clone() }, None),
-        ("ICMP", Craft { transport: Transport::Icmp(8, 0), ..udp.clone() }, Some(Reason::Icmp)),
+        ("ICMP", Craft { transport: Transport::Icmp(3, 0), ..udp.clone() }, Some(Reason::Icmp)),
         ("SCTP", of(proto::SCTP), Some(Reason::Sctp)),
-        ("GRE", of(47), Some(Reason::OtherProtocol)),
-        ("ESP", of(50), Some(Reason::OtherProtocol)),
+        ("GRE", to("node", 47), Some(Reason::OtherProtocol)),
+        ("ESP", to("node", 50), Some(Reason::OtherProtocol)),
         ("VLAN", Craft { vlan: Some(5), ..tcp.clone() }, Some(Reason::NotIp)),
     ];
     for base in [tcp, udp] {

@@ -8,11 +8,12 @@ use lb_common::{Addr4, Addr6, FlowKey, Hook, MacAddr, Reason, proto};
 use lb_ebpf::{
     Verdict,
     host::craft::{Craft, Transport},
+    limit::REFUSALS,
     refuse::Answer,
 };
 use lb_tests::{
     lab,
-    packet::{Case, Ground, Twin, addr, inside},
+    packet::{Case, Ground, Kernel, Scene, Twin, addr, inside},
 };
 
 /// One packet of a path: its name, where it is seen, from whom to whom, and what becomes of it.
@@ -359,4 +360,39 @@ fn refusal(craft: &Craft) -> Vec<u8> {
         bytes[15..18].fill(0);
     }
     bytes
+}
+
+/// NE-14. The clock of the programs is set so that a test is over before a refusal is granted again.
+#[test]
+fn a_cpu_refuses_so_many_and_no_more() {
+    if let Some(reason) = lab::missing() {
+        println!("SKIPPED: {reason}");
+        return;
+    }
+    inside(|ground| {
+        let mut kernel = Kernel::load()?;
+        kernel.fill(&Scene::new(&ground))?;
+        kernel.allow_refusals()?;
+        let tuple = FlowKey::<Addr4> {
+            src: addr("client"),
+            dst: addr("vip"),
+            sport: 4000,
+            dport: 81,
+            proto: proto::TCP,
+            pad: [0; 3],
+        };
+        let frame = Craft::of(&tuple).frame();
+        let mut out = Vec::new();
+        let cpus = u64::try_from(std::thread::available_parallelism()?.get())?;
+        let most = u64::from(REFUSALS) * cpus;
+        for _ in 0..most + 1000 {
+            let _code = kernel.run(Hook::ExternalIn, ground.external, &frame, &mut out)?;
+        }
+        let refused = kernel.counted(Hook::ExternalIn, Reason::NoBackend)?;
+        let limited = kernel.counted(Hook::ExternalIn, Reason::RefuseLimit)?;
+        assert_eq!(refused + limited, most + 1000);
+        assert!((u64::from(REFUSALS)..=most + 500).contains(&refused), "{refused} refused");
+        Ok(())
+    })
+    .unwrap();
 }

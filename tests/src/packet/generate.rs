@@ -162,6 +162,9 @@ impl Generator {
             Ground::OTHER_POD_OWN,
         ];
         craft.eth = [self.pick(&macs).octets, self.pick(&macs).octets];
+        if self.chance(2) {
+            craft.eth[0] = [0xff; 6];
+        }
         self.vary(&mut craft);
         Case { hook, ifindex: self.device(hook), frame: craft.frame() }
     }
@@ -221,7 +224,10 @@ impl Generator {
         };
         // All that passes untouched.
         match self.below(60) {
-            0 => craft.transport = Transport::Icmp(self.byte(), self.byte()),
+            0 => {
+                let kind = self.pick(&[8, 8, 128, 128, 0, 3, 1, 135]);
+                craft.transport = Transport::Icmp(kind, self.byte());
+            }
             1 => craft.transport = Transport::Ports(proto::SCTP),
             2 => craft.transport = Transport::Ports(self.byte()),
             3 => craft.vlan = Some(7),

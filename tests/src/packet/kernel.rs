@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{
-        Array, HashMap, Map, MapData, PerCpuArray,
+        Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues,
         lpm_trie::{Key, LpmTrie},
     },
     programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
@@ -16,7 +16,7 @@ use lb_common::{
     FlowValue, FrontendKey, FrontendValue, HOOKS, Hook, RANGE_SET_BITS, REASON_SLOTS, RangeKey,
     Reason, Runtime, names,
 };
-use lb_ebpf::{host::MemoryTables, refuse::Answer};
+use lb_ebpf::{host::MemoryTables, limit::Bucket, refuse::Answer};
 
 use super::scene::{MAX_FLOWS, SETTINGS, Scene};
 use crate::budget;
@@ -51,6 +51,7 @@ pub struct Kernel {
     devices: HashMap<MapData, u32, DeviceValue>,
     runtime: Array<MapData, Runtime>,
     reasons: PerCpuArray<MapData, u64>,
+    refusals: PerCpuArray<MapData, Abi<Bucket>>,
     stats: PerCpuArray<MapData, BackendStats>,
 }
 
@@ -114,6 +115,7 @@ impl Kernel {
             devices: HashMap::try_from(take(names::LB_DEVICES)?)?,
             runtime: Array::try_from(take(names::LB_RUNTIME)?)?,
             reasons: PerCpuArray::try_from(take(names::LB_REASONS)?)?,
+            refusals: PerCpuArray::try_from(take("LB_REFUSALS")?)?,
             stats: PerCpuArray::try_from(take(names::LB_BACKEND_STAT)?)?,
             ebpf,
         })
@@ -150,6 +152,16 @@ impl Kernel {
     /// When the map refuses.
     pub fn set_generation(&mut self, generation: u32) -> Result<()> {
         Ok(self.runtime.set(0, Runtime { generation, pad: 0 }, 0)?)
+    }
+
+    /// Lets every CPU refuse as if it never had.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn allow_refusals(&mut self) -> Result<()> {
+        let full =
+            vec![Abi(Bucket::full(SETTINGS.hz)); aya::util::nr_cpus().map_err(|(_, error)| error)?];
+        Ok(self.refusals.set(0, PerCpuValues::try_from(full)?, 0)?)
     }
 
     /// Whether the kernel runs a test on this frame: it takes nothing without an Ethernet header, and

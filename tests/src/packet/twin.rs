@@ -19,7 +19,7 @@ use lb_ebpf::{
     Decision, Env, InsertError, Place, Route, Tables, Verdict, Work,
     header::{ETH_P_IP, ETH_P_IPV6},
     host::{MemoryFlow, MemoryFrame},
-    process,
+    limit, process,
     refuse::Answer,
 };
 
@@ -37,8 +37,12 @@ pub struct Twin {
     /// What the host has.
     pub scene: Scene,
     counted: BTreeMap<(Hook, Reason), u64>,
+    packets: u32,
     out: Vec<u8>,
 }
+
+/// After so many packets the kernel may refuse as many as ever again: less than a CPU may refuse.
+const REFILLED: u32 = limit::REFUSALS / 2;
 
 /// What both decided and the bytes afterwards, or where they disagree.
 pub type Agreed = Result<(Decision, Vec<u8>), Box<Difference>>;
@@ -71,7 +75,7 @@ impl Twin {
         let scene = Scene::new(ground);
         let mut kernel = Kernel::load()?;
         kernel.fill(&scene)?;
-        Ok(Self { kernel, scene, counted: BTreeMap::new(), out: Vec::new() })
+        Ok(Self { kernel, scene, counted: BTreeMap::new(), packets: 0, out: Vec::new() })
     }
 
     /// Runs a packet through both; returns what the host decided and its bytes afterwards.
@@ -80,6 +84,10 @@ impl Twin {
     /// When the kernel does not run the program.
     pub fn run(&mut self, case: &Case) -> Result<Agreed> {
         let Case { hook, ifindex, frame } = case;
+        self.packets += 1;
+        if self.packets.is_multiple_of(REFILLED) {
+            self.kernel.allow_refusals()?;
+        }
         let code = self.kernel.run(*hook, *ifindex, frame, &mut self.out)?;
         let place = Place { hook: *hook, ifindex: *ifindex };
         let mut host = MemoryFrame { bytes: frame.clone() };
@@ -353,6 +361,10 @@ impl<A: Answer> Env<A> for Follower<'_, A> {
     }
     fn is_awaited(&self, tuple: &FlowKey<A>) -> bool {
         self.world.env.is_awaited(tuple)
+    }
+    /// The kernel's room is made full again before it can run out.
+    fn may_refuse(&self) -> bool {
+        true
     }
     // Nothing is kept of a million packets.
     fn observe(&self, _: Hook, _: &FlowKey<A>, _: Reason, _: Option<&FlowValue<A>>) {}

@@ -16,7 +16,7 @@ use aya_ebpf::{
 use lb_common::{
     Addr4, Addr6, Address, DeviceValue, FlowKey, FlowValue, Hook, NextHop, Reason, Settings,
 };
-use lb_ebpf::{Env, Route};
+use lb_ebpf::{Env, Route, limit::Bucket};
 
 use crate::{
     SETTINGS,
@@ -72,6 +72,17 @@ macro_rules! env {
             #[inline(always)]
             fn is_awaited(&self, tuple: &FlowKey<$addr>) -> bool {
                 $awaited(self.ctx, tuple)
+            }
+
+            #[inline(always)]
+            fn may_refuse(&self) -> bool {
+                let Some(bucket) = LB_REFUSALS.get_ptr_mut(0) else {
+                    return false;
+                };
+                let (now, hz) = (Env::<$addr>::now(self), SETTINGS.load().hz);
+                // SAFETY: this CPU's slot of a per-CPU array, used by nobody else meanwhile (see
+                // `maps::work4`); zeros are a bucket.
+                unsafe { (*bucket).take(now, hz) }
             }
 
             #[inline(always)]
@@ -167,6 +178,10 @@ fn look_up<C: EbpfContext>(ctx: &C, fib: &mut FibLookup, generation: u32) -> Rou
         _ => Route::None,
     }
 }
+
+/// The refusals that each CPU may send.
+#[btf_map]
+static LB_REFUSALS: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 
 /// Memory for one socket look-up.
 #[btf_map]
