@@ -21,7 +21,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::check::{absolute, node_name, nodeport_addresses};
 use self::proxy::{Remark, Settings};
-use crate::{cli::args::RunArgs, housekeeper::Lifetimes, nodeport::Selector};
+use crate::{cli::args::RunArgs, housekeeper::Lifetimes, nodeport::Selector, plan::ExternalIps};
 
 /// XDP on external devices.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
@@ -142,6 +142,8 @@ pub struct Config {
     pub node_ips: Vec<IpAddr>,
     /// Which local addresses serve NodePorts.
     pub nodeport_addresses: Vec<Selector>,
+    /// Which external IPs of Services are served.
+    pub external_ips: ExternalIps,
     /// Globs of devices that lead out of the node; empty when they are to be found.
     pub external_devices: Vec<String>,
     /// Globs of devices that lead to pods; empty when they are to be found.
@@ -251,7 +253,7 @@ impl Config {
         let path = args.config.clone().unwrap_or_default();
         let file = file.map(|text| proxy::File { path: &path, text });
         let mut settings = Settings::read(&merge::shared_flags(&args), file)?;
-        let remarks = std::mem::take(&mut settings.remarks);
+        let mut remarks = std::mem::take(&mut settings.remarks);
         let nodeport_addresses = merge::nodeport_selectors(&settings)?;
         let (snat_first, snat_count) = check::snat_ports(&args.snat_ports)?;
         let mut config = Self {
@@ -262,6 +264,7 @@ impl Config {
             )?,
             node_ips: check::node_ips(&args.node_ip, settings.text("bindAddress"))?,
             nodeport_addresses,
+            external_ips: merge::external_ips(args.external_ips, &settings, &mut remarks),
             external_devices: check::globs("--external-devices", args.external_devices)?,
             workload_devices: merge::workload_devices(args.workload_devices, &settings)?,
             xdp: args.xdp,

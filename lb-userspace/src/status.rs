@@ -68,6 +68,9 @@ pub struct NodeStatus {
     pub addresses: Vec<IpAddr>,
     /// Addresses that serve NodePorts.
     pub nodeport_addresses: Vec<IpAddr>,
+    /// Which external IPs of Services are served: `off`, `foreign` or `all`.
+    #[serde(default)]
+    pub external_ips: String,
     /// Whether load balancers should send connections here, as the Node object says.
     #[serde(default)]
     pub eligibility: String,

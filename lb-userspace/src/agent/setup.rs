@@ -44,6 +44,7 @@ impl Agent {
         let adopted = !contents.services.is_empty();
         let mut reconciler = Reconciler::adopt(maps, &contents, limits, Instant::now());
         reconciler.set_node_name(&config.node_name);
+        reconciler.external_ips(config.external_ips);
         info!(
             version = env!("CARGO_PKG_VERSION"),
             pins = %config.pin_dir.display(),
@@ -185,7 +186,11 @@ fn first_status(config: &Config) -> Status {
         started: now,
         written: now,
         pin_dir: config.pin_dir.clone(),
-        node: NodeStatus { name: config.node_name.clone(), ..NodeStatus::default() },
+        node: NodeStatus {
+            name: config.node_name.clone(),
+            external_ips: config.external_ips.name().to_owned(),
+            ..NodeStatus::default()
+        },
         source: SourceStatus { description: config.source.to_string(), ..SourceStatus::default() },
         ..Status::default()
     }

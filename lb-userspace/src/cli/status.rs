@@ -233,6 +233,12 @@ fn agent_lines(lines: &mut Lines, report: &Report, agent: &Status, now: u64) {
     };
     lines.add("Addresses", &list(&agent.node.addresses));
     lines.add("NodePorts at", &list(&agent.node.nodeport_addresses));
+    let external_ips = match agent.node.external_ips.as_str() {
+        "off" => "none is served",
+        "all" => "all are served",
+        _ => "served, but for the node's own addresses",
+    };
+    lines.add("External IPs", external_ips);
     let sockets = &agent.sockets;
     lines.add(
         "Sockets",

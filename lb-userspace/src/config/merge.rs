@@ -2,12 +2,13 @@
 
 use super::{
     ConfigError, LogFormat, Task, check, nodeport_addresses,
-    proxy::{self, Settings},
+    proxy::{self, Remark, Settings},
 };
 use crate::{
     cli::args::{RunArgs, Verbosity},
     housekeeper::Lifetimes,
     nodeport::Selector,
+    plan::ExternalIps,
 };
 
 /// The flags that `lb run` and kube-proxy both have, beside those that only kube-proxy has.
@@ -40,6 +41,34 @@ pub(super) fn nodeport_selectors(settings: &Settings) -> Result<Vec<Selector>, C
         selectors.push(Selector::NoLocalhost);
     }
     Ok(selectors)
+}
+
+/// The one feature of kube-proxy that has a switch here.
+const EXTERNAL_IPS: &str = "AllowServiceExternalIPs";
+
+/// By our own flag, else by kube-proxy's feature gate.
+pub(super) fn external_ips(
+    given: Option<ExternalIps>,
+    settings: &Settings,
+    remarks: &mut Vec<Remark>,
+) -> ExternalIps {
+    let gates = settings.gates("featureGates");
+    for (name, on) in gates.iter().filter(|(name, _)| *name != EXTERNAL_IPS) {
+        remarks.push(Remark::Note(format!(
+            "featureGates {name}={on} changes nothing: this feature of kube-proxy has no switch here"
+        )));
+    }
+    let allowed = gates.iter().find(|(name, _)| *name == EXTERNAL_IPS).map(|(_, on)| *on);
+    match (given, allowed) {
+        (None, Some(false)) => ExternalIps::Off,
+        (Some(given), Some(false)) if given != ExternalIps::Off => {
+            remarks.push(Remark::Warning(format!(
+                "featureGates {EXTERNAL_IPS}=false changes nothing: --external-ips goes before it"
+            )));
+            given
+        }
+        (given, _) => given.unwrap_or_default(),
+    }
 }
 
 pub(super) fn workload_devices(

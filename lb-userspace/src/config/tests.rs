@@ -178,6 +178,36 @@ fn flags_of_kube_proxy_are_honoured() {
     assert!(said("nodePortAddresses has no network of IPv6"), "{:?}", config.remarks);
 }
 
+/// EIP-7, EIP-5: kube-proxy's switch, behind our own.
+#[test]
+fn external_ips_are_switched_by_our_flag_or_by_the_feature_gate() {
+    let config = |flags: &[&str]| {
+        let mut all = vec!["--source", "/x"];
+        all.extend(flags);
+        parse(&all).unwrap()
+    };
+    let off = "--feature-gates=AllowServiceExternalIPs=false,TopologyAwareHints=true";
+    for (flags, expected) in [
+        (&[][..], ExternalIps::Foreign),
+        (&["--external-ips=off"], ExternalIps::Off),
+        (&["--external-ips", "all"], ExternalIps::All),
+        (&[off], ExternalIps::Off),
+        (&["--feature-gates=AllowServiceExternalIPs=true"], ExternalIps::Foreign),
+        (&[off, "--external-ips=all"], ExternalIps::All),
+        (&[off, "--external-ips=off"], ExternalIps::Off),
+    ] {
+        assert_eq!(config(flags).external_ips, expected, "{flags:?}");
+    }
+    let said = |flags: &[&str]| format!("{:?}", config(flags).remarks);
+    assert!(said(&[off]).contains("TopologyAwareHints=true changes nothing"));
+    assert!(!said(&[off]).contains("AllowServiceExternalIPs"), "it does what it says");
+    assert!(said(&[off, "--external-ips=all"]).contains("--external-ips goes before it"));
+    let document: serde_json::Value = serde_json::from_str(&config(&[off]).document()).unwrap();
+    assert_eq!(document["lb"]["externalIps"], "off");
+    let gates = &document["kubeproxy.config.k8s.io"]["featureGates"];
+    assert_eq!(gates["AllowServiceExternalIPs"], false);
+}
+
 #[test]
 fn verbosity_is_counted_or_numbered() {
     let verbosity = |flags: &[&str]| {

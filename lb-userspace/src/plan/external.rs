@@ -35,6 +35,15 @@ pub(super) enum Refusal {
 }
 
 impl ExternalIps {
+    /// The word of the flag.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Foreign => "foreign",
+            Self::All => "all",
+        }
+    }
+
     /// Why `addr` is not programmed on this node; `None` when it is.
     pub(super) fn refuses(self, addr: IpAddr, node: &NodeAddresses) -> Option<Refusal> {
         match self {

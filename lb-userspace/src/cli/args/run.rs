@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::proxy::ProxyFlags;
-use crate::config::{LogFormat, SocketLb, TcMode, XdpMode};
+use crate::{
+    config::{LogFormat, SocketLb, TcMode, XdpMode},
+    plan::ExternalIps,
+};
 
 /// Flags of `lb run`, as typed.
 #[derive(Args, Clone, Debug, Default)]
@@ -53,6 +56,22 @@ pub struct RunArgs {
         help_heading = "Node"
     )]
     pub nodeport_addresses: Vec<String>,
+
+    /// Which `externalIPs` of Services to serve: all `foreign` to this node, `all`, or none (`off`) [default: foreign].
+    ///
+    /// Whoever may write a Service names any address there, and nobody checks whose it is: connections
+    /// of pods and of this node to that address then reach the pods of that Service
+    /// (CVE-2020-8554). `foreign` protects the node's own ports only; where users who do not trust
+    /// each other share a cluster, choose `off`, or let an admission policy say who may use them.
+    #[arg(
+        long,
+        env = "LB_EXTERNAL_IPS",
+        value_enum,
+        value_name = "WHICH",
+        hide_possible_values = true,
+        help_heading = "Node"
+    )]
+    pub external_ips: Option<ExternalIps>,
 
     /// Devices that lead out of the node, as names with `*` and `?` [default: found by routes and addresses].
     #[arg(

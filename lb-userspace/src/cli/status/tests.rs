@@ -70,6 +70,7 @@ Source:       directory /etc/lb, synced, last change 10s ago
 Last write:   12 writes in 0.85 ms, 10s ago; 0 since start, 0 failed
 Addresses:    192.0.2.1
 NodePorts at: 127.0.0.1
+External IPs: served, but for the node's own addresses
 Sockets:      host, 1 programs on /sys/fs/cgroup
 Pins:         /sys/fs/bpf/lb, 12 links
 Services:     1 (2 ports, both families counted)

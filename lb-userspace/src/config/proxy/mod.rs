@@ -214,6 +214,16 @@ impl Settings {
             .collect()
     }
 
+    /// The features of a setting that were switched, in the order of their names.
+    pub fn gates(&self, key: &str) -> Vec<(&str, bool)> {
+        let gates = self.given.get(key).and_then(Value::as_object);
+        gates
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, on)| Some((name.as_str(), on.as_bool()?)))
+            .collect()
+    }
+
     /// How long a change may wait, before it is doubled.
     pub fn sync_period(&self) -> Duration {
         let key = match self.text("mode") {
