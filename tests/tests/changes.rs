@@ -39,7 +39,7 @@ endpoints:
 fn read(text: &str) -> Vec<Event> {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(dir.path().join("all.yaml"), text).expect("written");
-    let events = dir::read(dir.path()).expect("readable");
+    let events = dir::read(dir.path(), "n1").expect("readable");
     let bad = events.iter().filter(|event| matches!(event, Event::Problems(_, p) if !p.is_empty()));
     assert_eq!(bad.count(), 0, "{events:?}");
     events

@@ -25,6 +25,7 @@ use lb_userspace::{
 };
 
 const LOCAL: [&str; 4] = ["192.0.2.1", "127.0.0.1", "2001:db8::1", "::1"];
+const NODE: &str = "n1";
 
 /// An agent without a kernel.
 struct Agent {
@@ -43,7 +44,9 @@ impl Agent {
             LOCAL.iter().map(|addr| addr.parse().expect("an address")).collect();
         let primary = local.iter().copied().filter(|addr| !addr.is_loopback()).collect();
         planner.set_node(NodeAddresses { local: local.clone(), node_port: local, primary });
-        Self { model: Model::new(), planner, maps, now }
+        let mut model = Model::new();
+        model.set_node_name(NODE);
+        Self { model, planner, maps, now }
     }
 
     fn feed(&mut self, events: impl IntoIterator<Item = Event>) {
@@ -113,7 +116,7 @@ fn check(case: &Path) -> Result<(), String> {
     let mut report = String::new();
     let mut before = Vec::new();
     for step in &steps {
-        let events = dir::read(step).expect("the step is there");
+        let events = dir::read(step, NODE).expect("the step is there");
         agent.feed(change(&before, &events));
         before = events;
         if steps.len() > 1 {

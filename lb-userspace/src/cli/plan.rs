@@ -24,7 +24,7 @@ pub(super) fn plan(args: &PlanArgs, pin_dir: &Path) -> anyhow::Result<ExitCode> 
     let contents = if args.empty { Contents::default() } else { pinned(pin_dir)? };
     let mut model = Model::new();
     model.set_node_name(&node_name);
-    let changed = model.apply(source::dir::read(&args.source)?);
+    let changed = model.apply(source::dir::read(&args.source, &node_name)?);
 
     let now = Instant::now();
     let mut planner = Planner::adopt(&contents, Limits::default(), now);

@@ -9,13 +9,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::convert;
-use crate::model::{ObjectName, Problem, Service, Severity, Slice, Subject};
+use crate::model::{Node, ObjectName, Problem, Service, Severity, Slice, Subject};
 
 /// One object of ours.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Object {
     Service(Arc<Service>),
     Slice(Arc<Slice>),
+    Node(Arc<Node>),
 }
 
 /// What tells objects apart.
@@ -23,6 +24,7 @@ pub(super) enum Object {
 pub(super) enum Key {
     Service(ObjectName),
     Slice(ObjectName),
+    Node(Arc<str>),
 }
 
 impl Object {
@@ -30,6 +32,7 @@ impl Object {
         match self {
             Self::Service(service) => Key::Service(service.name.clone()),
             Self::Slice(slice) => Key::Slice(slice.name.clone()),
+            Self::Node(node) => Key::Node(node.name.clone()),
         }
     }
 }
@@ -39,6 +42,7 @@ impl Key {
         match self {
             Self::Service(name) => Subject::Service(name.clone()),
             Self::Slice(name) => Subject::Slice(name.clone()),
+            Self::Node(name) => Subject::Document(format!("Node {name}").into()),
         }
     }
 }
@@ -92,7 +96,8 @@ impl Manifest {
             |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         let (version, kind) = (text(value.get("apiVersion")), text(value.get("kind")));
         if let (
-            ("v1", "List" | "ServiceList") | ("discovery.k8s.io/v1", "EndpointSliceList"),
+            ("v1", "List" | "ServiceList" | "NodeList")
+            | ("discovery.k8s.io/v1", "EndpointSliceList"),
             Some(Value::Array(items)),
         ) = ((version.as_str(), kind.as_str()), value.get_mut("items"))
         {
@@ -130,11 +135,14 @@ impl Manifest {
                         .map(|s| Object::Slice(s.into())),
                 )
             }
+            ("v1", "Node") if !name.name.is_empty() => {
+                (Key::Node(name.name), typed(value).map(|o| Object::Node(convert::node(&o).into())))
+            }
             _ => {
                 let what = if kind.is_empty() { "object without kind" } else { &kind };
                 let object = Subject::Document(format!("{what} {name}").into());
                 self.complain(object, file, format!(
-                    "apiVersion {version:?} kind {kind:?} is not known: only Service (v1), EndpointSlice (discovery.k8s.io/v1) and List are read"
+                    "apiVersion {version:?} kind {kind:?} is not known: only Service and Node (v1), EndpointSlice (discovery.k8s.io/v1) and List are read"
                 ));
                 return;
             }

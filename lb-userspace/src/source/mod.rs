@@ -53,7 +53,7 @@ pub fn start(
     match config {
         SourceConfig::Dir(dir) => {
             let (_never, state) = watch::channel(kube::SourceState::default());
-            Ok(Source { events: dir::follow(dir)?, state, api: None })
+            Ok(Source { events: dir::follow(dir, node_name)?, state, api: None })
         }
         SourceConfig::Cluster(cluster) => {
             Ok(kube::follow(kube::Connection::open(cluster)?, node_name, telemetry))

@@ -21,7 +21,7 @@ use crate::{
     The source is one of --source, --kubeconfig, or, in a pod with a service account, the cluster.\n\
     Stop it with Ctrl-C or SIGTERM: the datapath stays and goes on forwarding. `lb cleanup` removes it.")]
 pub struct RunArgs {
-    /// Read Services and EndpointSlices as YAML from this directory, and watch it.
+    /// Read Services, EndpointSlices and this Node as YAML from this directory, and watch it.
     #[arg(long, env = "LB_SOURCE", value_name = "DIR", help_heading = "Source")]
     pub source: Option<PathBuf>,
 

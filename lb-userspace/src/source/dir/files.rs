@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::super::manifest::{self, Key, Manifest, Object};
-use crate::model::{Coverage, Event, Problem, Severity, Subject};
+use crate::model::{Coverage, Event, Node, Problem, Severity, Subject};
 
 /// How old an empty file must be before it counts as emptied rather than about to be written.
 const EMPTY_IS_MEANT: Duration = Duration::from_millis(500);
@@ -23,6 +23,8 @@ const EMPTY_IS_MEANT: Duration = Duration::from_millis(500);
 /// What was read so far.
 #[derive(Debug, Default)]
 pub(super) struct Files {
+    /// The agent's node: others are not told.
+    node: Arc<str>,
     files: BTreeMap<Arc<Path>, File>,
     /// The files that have each object, in order.
     holders: HashMap<Key, BTreeSet<Arc<Path>>>,
@@ -55,6 +57,11 @@ pub(super) struct Scan {
 }
 
 impl Files {
+    /// Files of which nothing was read yet.
+    pub(super) fn new(node: &str) -> Self {
+        Self { node: node.into(), ..Self::default() }
+    }
+
     /// Reads what changed in `dir`, except the files in `skip`, which are being written.
     pub(super) fn scan(&mut self, dir: &Path, skip: &BTreeSet<PathBuf>) -> io::Result<Scan> {
         let mut scan = Scan::default();
@@ -155,11 +162,14 @@ impl Files {
             let first = holders.next();
             let object =
                 first.and_then(|path| self.files.get(path)).and_then(|file| file.objects.get(key));
-            scan.events.push(match (object, key) {
-                (Some(Object::Service(service)), _) => Event::PutService(service.clone()),
-                (Some(Object::Slice(slice)), _) => Event::PutSlice(slice.clone()),
-                (None, Key::Service(name)) => Event::DeleteService(name.clone()),
-                (None, Key::Slice(name)) => Event::DeleteSlice(name.clone()),
+            scan.events.extend(match (object, key) {
+                (Some(Object::Service(service)), _) => Some(Event::PutService(service.clone())),
+                (Some(Object::Slice(slice)), _) => Some(Event::PutSlice(slice.clone())),
+                (None, Key::Service(name)) => Some(Event::DeleteService(name.clone())),
+                (None, Key::Slice(name)) => Some(Event::DeleteSlice(name.clone())),
+                (_, Key::Node(name)) if *name != self.node => None,
+                (Some(Object::Node(node)), _) => Some(Event::PutNode(Node::clone(node))),
+                (None, Key::Node(_)) => Some(Event::DeleteNode),
             });
             let again = holders.map(|path| Problem {
                 severity: Severity::Warning,
@@ -238,6 +248,7 @@ fn twice_in_file(key: &Key, object: &Object) -> Option<Problem> {
     let file = match object {
         Object::Service(service) => service.file.clone(),
         Object::Slice(slice) => slice.file.clone(),
+        Object::Node(_) => None,
     };
     Some(Problem {
         severity: Severity::Warning,

@@ -52,25 +52,26 @@ pub struct DirError {
     pub source: io::Error,
 }
 
-/// Reads the directory once.
+/// Reads the directory once, for the agent of the node `node`.
 ///
 /// # Errors
 ///
 /// There is no such directory, or it cannot be read.
-pub fn read(dir: &Path) -> Result<Vec<Event>, DirError> {
-    let scan = Files::default().scan(dir, &BTreeSet::new()).map_err(|error| explain(dir, error))?;
+pub fn read(dir: &Path, node: &str) -> Result<Vec<Event>, DirError> {
+    let scan = Files::new(node).scan(dir, &BTreeSet::new()).map_err(|error| explain(dir, error))?;
     Ok(scan.events)
 }
 
-/// Follows the directory, in a thread that ends when the receiver is dropped.
+/// Follows the directory for the agent of the node `node`, in a thread that ends when the receiver
+/// is dropped.
 ///
 /// # Errors
 ///
 /// There is no such directory, or it cannot be read.
-pub fn follow(dir: &Path) -> Result<Events, DirError> {
+pub fn follow(dir: &Path, node: &str) -> Result<Events, DirError> {
     let _entries = fs::read_dir(dir).map_err(|error| explain(dir, error))?;
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    let mut follower = Follower::new(dir.to_owned(), sender);
+    let mut follower = Follower::new(dir.to_owned(), node, sender);
     let _thread = thread::Builder::new()
         .name("source".into())
         .spawn(move || follower.run())
@@ -101,12 +102,12 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(dir: PathBuf, sender: mpsc::Sender<Vec<Event>>) -> Self {
+    fn new(dir: PathBuf, node: &str, sender: mpsc::Sender<Vec<Event>>) -> Self {
         let (notify, notices) = std_mpsc::channel();
         Self {
             dir,
             sender,
-            files: Files::default(),
+            files: Files::new(node),
             settle: Settle::default(),
             notices,
             notify,

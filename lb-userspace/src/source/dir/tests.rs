@@ -27,7 +27,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        Self { dir, files: Files::default(), model: Model::new() }
+        Self { dir, files: Files::new("n1"), model: Model::new() }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -170,9 +170,35 @@ fn an_empty_file_is_not_believed_at_once() {
     assert_eq!(rig.names(), [""; 0]);
 }
 
+/// TOP-9.
+#[test]
+fn of_nodes_only_the_own_one_is_told() {
+    let mut rig = Rig::new();
+    let node = |name: &str, zone: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels: \
+             {{topology.kubernetes.io/zone: {zone}}}\n"
+        )
+    };
+    let zone =
+        |rig: &Rig| rig.model.node().and_then(|node| node.zone.as_deref().map(str::to_owned));
+    rig.write("nodes.yaml", &(node("n1", "z1") + &node("n2", "z2")));
+    let events = rig.scan();
+    assert_eq!(events.iter().filter(|event| matches!(event, Event::PutNode(_))).count(), 1);
+    assert_eq!(zone(&rig).as_deref(), Some("z1"));
+    assert_eq!(rig.problems(), [""; 0]);
+    rig.write("nodes.yaml", &(node("n1", "z3") + &node("n2", "z1")));
+    let _events = rig.scan();
+    assert_eq!(zone(&rig).as_deref(), Some("z3"));
+    fs::remove_file(rig.dir.path().join("nodes.yaml")).expect("removed");
+    let events = rig.scan();
+    assert!(events.contains(&Event::DeleteNode), "{events:?}");
+    assert_eq!(rig.model.node(), None);
+}
+
 #[test]
 fn a_missing_directory_is_an_error_that_says_what_to_do() {
-    let error = read(Path::new("/nonexistent/services")).expect_err("there is none");
+    let error = read(Path::new("/nonexistent/services"), "n1").expect_err("there is none");
     assert_eq!(
         error.to_string(),
         "source directory /nonexistent/services: it does not exist; create it, or name another one with --source"
@@ -185,7 +211,7 @@ fn changes_are_followed_and_a_lost_directory_changes_nothing() {
     let dir = parent.path().join("services");
     fs::create_dir(&dir).expect("created");
     fs::write(dir.join("a.yaml"), service("a", "10.96.0.1")).expect("written");
-    let mut events = follow(&dir).expect("it is there");
+    let mut events = follow(&dir, "n1").expect("it is there");
     let mut model = Model::new();
     let mut wait_for = |what: &str, done: &dyn Fn(&Model) -> bool| {
         let deadline = Instant::now() + Duration::from_secs(10);
