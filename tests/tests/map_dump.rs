@@ -98,11 +98,12 @@ fn dump_all() -> Result<()> {
     Ok(())
 }
 
-/// The first entry as bpftool formats it; a hash gets one of zeros first.
+/// The first entry as bpftool formats it; a hash or a trie gets one of zeros first.
 #[expect(clippy::wildcard_enum_match_arm, reason = "two dozen kinds that are not used")]
 fn entry(map: &Map) -> Result<Value> {
     let (info, hash): (MapInfo, bool) = match map {
         Map::HashMap(map) | Map::LruHashMap(map) => (map.info()?, true),
+        Map::LpmTrie(map) => (map.info()?, true),
         Map::Array(map) | Map::PerCpuArray(map) => (map.info()?, false),
         _ => bail!("a kind of map that the load balancer does not use"),
     };

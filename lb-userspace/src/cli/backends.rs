@@ -7,7 +7,7 @@ use super::{
     snapshot::{Snapshot, backend_addr},
     table::{Table, bytes, percent},
 };
-use crate::plan::{BackendId, ProtoName};
+use crate::plan::{BackendId, ProtoName, set_names};
 
 /// One backend.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -24,6 +24,10 @@ pub struct BackendRow {
     pub protocol: String,
     /// `serving`, or `gone` while only old flows use it.
     pub state: &'static str,
+    /// The sets that it stands in: `cluster`, `local`, both, or `none`.
+    pub sets: &'static str,
+    /// Whether it is on this node.
+    pub on_node: bool,
     /// Slots that name it: 0 when new connections do not get it.
     pub slots: usize,
     /// Flows that selected it.
@@ -51,7 +55,8 @@ pub fn rows(snapshot: &Snapshot, only: Option<&ServiceRef>) -> Vec<BackendRow> {
         let slots = frontends
             .get(&service)
             .and_then(|frontends| frontends.first())
-            .map_or(&[][..], |(_, value)| snapshot.slots_of(value));
+            .map(|(_, value)| snapshot.slots_of(value))
+            .map_or_else(Vec::new, |(cluster, local)| [cluster, local].concat());
         let name = snapshot.service_name(service);
         rows.extend(backends.iter().map(|(id, backend)| {
             let BackendId(number) = *id;
@@ -63,6 +68,8 @@ pub fn rows(snapshot: &Snapshot, only: Option<&ServiceRef>) -> Vec<BackendRow> {
                 address: backend_addr(backend).to_string(),
                 protocol: ProtoName(backend.proto).to_string(),
                 state: backend.state.name(),
+                sets: set_names(backend.sets),
+                on_node: backend.on_node,
                 slots: slots.iter().filter(|slot| **slot == number).count(),
                 flows: stats.flows,
                 flows_of_service,
@@ -81,8 +88,8 @@ pub fn table(rows: &[BackendRow]) -> String {
         return "no backends in the maps\n".to_owned();
     }
     let mut table = Table::new([
-        "SERVICE", ">ID", "ADDRESS", "PROTO", "STATE", ">SLOTS", ">FLOWS", ">SHARE", ">PACKETS",
-        ">BYTES",
+        "SERVICE", ">ID", "ADDRESS", "PROTO", "STATE", "SETS", "NODE", ">SLOTS", ">FLOWS",
+        ">SHARE", ">PACKETS", ">BYTES",
     ]);
     for row in rows {
         table.row([
@@ -91,6 +98,8 @@ pub fn table(rows: &[BackendRow]) -> String {
             row.address.clone(),
             row.protocol.clone(),
             row.state.to_owned(),
+            row.sets.to_owned(),
+            row.node().to_owned(),
             row.slots.to_string(),
             row.flows.to_string(),
             percent(row.flows, row.flows_of_service),
@@ -99,6 +108,13 @@ pub fn table(rows: &[BackendRow]) -> String {
         ]);
     }
     table.to_string()
+}
+
+impl BackendRow {
+    /// Where it is, for people.
+    pub fn node(&self) -> &'static str {
+        if self.on_node { "this" } else { "other" }
+    }
 }
 
 #[cfg(test)]
@@ -111,11 +127,11 @@ mod tests {
         let snapshot = sample::vote();
         let vote = service_ref::find(&snapshot, "vote").unwrap();
         let expected = "\
-SERVICE            ID  ADDRESS             PROTO  STATE    SLOTS  FLOWS   SHARE  PACKETS     BYTES
-default/vote:http   1  10.244.0.2:8080     TCP    serving      1     18   60.0%      180  17.5 KiB
-default/vote:http   2  10.244.1.2:8080     TCP    serving      1     10   33.3%      100   9.7 KiB
-default/vote:http   3  10.244.1.3:8080     TCP    gone         0      2    6.7%       20   1.9 KiB
-default/vote:http   4  [fd00:244::2]:8080  TCP    serving      1     10  100.0%      100   9.7 KiB
+SERVICE            ID  ADDRESS             PROTO  STATE    SETS     NODE   SLOTS  FLOWS   SHARE  PACKETS     BYTES
+default/vote:http   1  10.244.0.2:8080     TCP    serving  cluster  other      1     18   60.0%      180  17.5 KiB
+default/vote:http   2  10.244.1.2:8080     TCP    serving  cluster  other      1     10   33.3%      100   9.7 KiB
+default/vote:http   3  10.244.1.3:8080     TCP    gone     none     other      0      2    6.7%       20   1.9 KiB
+default/vote:http   4  [fd00:244::2]:8080  TCP    serving  cluster  other      1     10  100.0%      100   9.7 KiB
 ";
         assert_eq!(table(&rows(&snapshot, Some(&vote))), expected);
         assert_eq!(rows(&snapshot, None).len(), 5);

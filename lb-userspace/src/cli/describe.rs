@@ -2,19 +2,25 @@
 //!
 //! Every entry is shown with its map and key, so that bpftool shows the same bytes.
 
-use std::path::Path;
+mod text;
 
-use lb_common::{FrontendKind, names};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
+
+use lb_common::{FrontendKind, FrontendValue, names};
 use serde::Serialize;
 
 use super::{
     backends::{self, BackendRow},
     service_ref::ServiceRef,
     services::{self, ServiceRow},
-    snapshot::{Snapshot, backend_map, frontend_key, frontend_map, hex, kind_name},
-    table::{Table, bytes, percent},
+    snapshot::{
+        Snapshot, backend_map, frontend_key, frontend_map, hex, kind_name, policy_name, range_key,
+        range_map, range_text,
+    },
 };
 use crate::plan::{BackendId, Frontend, ServiceId};
+
+pub use self::text::text;
 
 /// A Service.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -23,11 +29,15 @@ pub struct Description {
     pub namespace: String,
     /// Name.
     pub name: String,
-    /// `ClusterIP` or `NodePort`.
+    /// `ClusterIP`, `NodePort` or `LoadBalancer`, by its addresses.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// Addresses of the Service.
+    /// Addresses of the Service in the cluster.
     pub cluster_ips: Vec<String>,
+    /// External IPs.
+    pub external_ips: Vec<String>,
+    /// Addresses of its load balancer.
+    pub ingress: Vec<String>,
     /// Directory of the pinned maps.
     pub maps: String,
     /// Its ports, each family.
@@ -44,6 +54,8 @@ pub struct Port {
     pub entry: Entry,
     /// Its frontends.
     pub frontend_entries: Vec<FrontendEntry>,
+    /// The source ranges of its load balancer's frontends.
+    pub range_entries: Vec<RangeEntry>,
     /// The slots that its frontends name.
     pub slot_entries: Vec<SlotEntry>,
     /// Its backends.
@@ -66,12 +78,29 @@ pub struct Entry {
 pub struct FrontendEntry {
     /// Address, port and protocol.
     pub frontend: String,
-    /// `ClusterIP`, `NodePort`, or `Marker` for all other ports of the address.
+    /// What sort of address it is, or `Marker` for all other ports of the address.
     pub kind: &'static str,
+    /// The policy that governs it: `Cluster` or `Local`.
+    pub policy: &'static str,
     /// First slot.
     pub base: u32,
-    /// Number of slots.
+    /// Number of slots of the cluster set.
     pub len: u32,
+    /// Number of slots of the local set, which follow.
+    pub local_len: u32,
+    /// Id of the set of source ranges; 0 when everybody may use it.
+    pub ranges: u32,
+    /// Where it lies.
+    pub entry: Entry,
+}
+
+/// One source range.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct RangeEntry {
+    /// The range.
+    pub range: String,
+    /// Id of its set.
+    pub set: u32,
     /// Where it lies.
     pub entry: Entry,
 }
@@ -83,6 +112,8 @@ pub struct SlotEntry {
     pub slot: u32,
     /// Backend id.
     pub backend: u32,
+    /// The set that it is of: `cluster` or `local`.
+    pub set: &'static str,
     /// Where it lies.
     pub entry: Entry,
 }
@@ -118,27 +149,34 @@ pub fn describe(snapshot: &Snapshot, service: &ServiceRef, maps: &Path) -> Descr
             let frontends = frontends.get(&ServiceId(summary.id)).map_or(&[][..], Vec::as_slice);
             let mut frontend_entries = Vec::new();
             for (frontend, value) in frontends {
-                frontend_entries.push(FrontendEntry {
-                    frontend: frontend.to_string(),
-                    kind: kind_name(value),
-                    base: value.base,
-                    len: value.len,
-                    entry: entry(frontend_map(frontend), &frontend_key(frontend)),
-                });
+                frontend_entries.push(FrontendEntry::new(frontend, value, &entry));
                 let addr = frontend.addr.to_string();
                 if value.kind == FrontendKind::ClusterIp as u8 && !cluster_ips.contains(&addr) {
                     cluster_ips.push(addr);
                     frontend_entries.extend(marker_entry(snapshot, frontend, &entry));
                 }
             }
-            let range = frontends.first().map(|(_, value)| *value);
-            let slots = range.as_ref().map_or(&[][..], |value| snapshot.slots_of(value));
-            let slot_entries = (range.map_or(0, |value| value.base)..)
-                .zip(slots)
-                .map(|(slot, backend)| SlotEntry {
+            let first = frontends.first().map(|(_, value)| *value).unwrap_or_default();
+            let (cluster, local) = snapshot.slots_of(&first);
+            let cluster = cluster.iter().map(|backend| (backend, "cluster"));
+            let local = local.iter().map(|backend| (backend, "local"));
+            let slot_entries = (first.base..)
+                .zip(cluster.chain(local))
+                .map(|(slot, (backend, set))| SlotEntry {
                     slot,
                     backend: *backend,
+                    set,
                     entry: entry(names::LB_SLOTS, &slot.to_ne_bytes()),
+                })
+                .collect();
+            let ranges = frontends.iter().find_map(|(_, value)| snapshot.ranges_of(value));
+            let range_entries = ranges
+                .into_iter()
+                .flatten()
+                .map(|range| RangeEntry {
+                    range: range_text(&range),
+                    set: range.set.0,
+                    entry: entry(range_map(&range), &range_key(&range)),
                 })
                 .collect();
             let backend_entries = backend_rows
@@ -158,17 +196,26 @@ pub fn describe(snapshot: &Snapshot, service: &ServiceRef, maps: &Path) -> Descr
                 entry: entry(names::LB_SERVICES, &summary.id.to_ne_bytes()),
                 summary,
                 frontend_entries,
+                range_entries,
                 slot_entries,
                 backend_entries,
             }
         })
         .collect();
-    let node_port = ports.iter().any(|port| port.summary.node_port.is_some());
+    let kinds = ["LoadBalancer", "NodePort"];
+    let is = |kind: &&&str| ports.iter().any(|port| port.summary.kind == **kind);
+    let addresses = |of: fn(&ServiceRow) -> &Vec<IpAddr>| {
+        let all: BTreeSet<IpAddr> =
+            ports.iter().flat_map(|port| of(&port.summary)).copied().collect();
+        all.iter().map(ToString::to_string).collect()
+    };
     Description {
         namespace: service.namespace.clone(),
         name: service.name.clone(),
-        kind: if node_port { "NodePort" } else { "ClusterIP" },
+        kind: kinds.iter().find(is).copied().unwrap_or("ClusterIP"),
         cluster_ips,
+        external_ips: addresses(|row| &row.external_ips),
+        ingress: addresses(|row| &row.load_balancer_ips),
         maps: maps.display().to_string(),
         ports,
     }
@@ -181,124 +228,42 @@ fn marker_entry(
 ) -> Option<FrontendEntry> {
     let marker = Frontend::marker(frontend.addr);
     let value = snapshot.contents.frontends.get(&marker)?;
-    Some(FrontendEntry {
-        frontend: marker.to_string(),
-        kind: kind_name(value),
-        base: value.base,
-        len: value.len,
-        entry: entry(frontend_map(&marker), &frontend_key(&marker)),
-    })
+    Some(FrontendEntry::new(&marker, value, entry))
 }
 
-/// The description for people; with `all_commands`, a bpftool command for every entry.
-pub fn text(description: &Description, all_commands: bool) -> String {
-    let Description { namespace, name, kind, cluster_ips, maps, ports } = description;
-    let families: Vec<&str> = ports.iter().map(|port| port.summary.family).collect();
-    let mut families = families;
-    families.sort_unstable();
-    families.dedup();
-    let mut text = format!(
-        "Name:         {name}\nNamespace:    {namespace}\nType:         {kind}\n\
-         IP Families:  {}\nIPs:          {}\nMaps:         {maps}\n",
-        families.join(","),
-        if cluster_ips.is_empty() { "<none>".to_owned() } else { cluster_ips.join(",") },
-    );
-    for port in ports {
-        text += &port_text(port);
-    }
-    text += "\nThe same by bpftool:\n";
-    for port in ports {
-        let entries = port.entries();
-        let mut shown: Vec<&str> = Vec::new();
-        for entry in entries {
-            if all_commands || !shown.contains(&entry.map) {
-                text += &format!("  {}\n", entry.bpftool);
-                shown.push(entry.map);
-            }
+impl FrontendEntry {
+    fn new(
+        frontend: &Frontend,
+        value: &FrontendValue,
+        entry: &dyn Fn(&'static str, &[u8]) -> Entry,
+    ) -> Self {
+        Self {
+            frontend: frontend.to_string(),
+            kind: kind_name(value),
+            policy: policy_name(value),
+            base: value.base,
+            len: value.len,
+            local_len: value.local_len,
+            ranges: value.ranges,
+            entry: entry(frontend_map(frontend), &frontend_key(frontend)),
         }
     }
-    if !all_commands {
-        text +=
-            "  (--bpftool prints one for every entry; `bpftool map dump pinned MAP` prints all)\n";
-    }
-    text
 }
 
 impl Port {
     /// All places where something of it lies.
     fn entries(&self) -> Vec<&Entry> {
         let frontends = self.frontend_entries.iter().map(|frontend| &frontend.entry);
+        let ranges = self.range_entries.iter().map(|range| &range.entry);
         let slots = self.slot_entries.iter().map(|slot| &slot.entry);
         let backends = self.backend_entries.iter().flat_map(|b| [&b.entry, &b.counters]);
-        std::iter::once(&self.entry).chain(frontends).chain(slots).chain(backends).collect()
+        std::iter::once(&self.entry)
+            .chain(frontends)
+            .chain(ranges)
+            .chain(slots)
+            .chain(backends)
+            .collect()
     }
-}
-
-fn port_text(port: &Port) -> String {
-    let Port { summary, entry, frontend_entries, slot_entries, backend_entries } = port;
-    let name = if summary.port_name.is_empty() { "<unset>" } else { &summary.port_name };
-    let mut text = format!(
-        "\nPort:         {name}  {}/{} {}\nService id:   {} ({} key {})\n",
-        summary.ports(),
-        summary.protocol,
-        summary.family,
-        summary.id,
-        entry.map,
-        entry.key
-    );
-    if let Some(first) = frontend_entries.first() {
-        let mut table = Table::new(["FRONTEND", "KIND", "SLOTS", "KEY"]).indented(2);
-        for frontend in frontend_entries {
-            let slots = match (frontend.kind, frontend.len) {
-                ("Marker", _) => "refused".to_owned(),
-                (_, 0) => "none: refused".to_owned(),
-                (_, len) => format!("{}..{}", frontend.base, frontend.base + len),
-            };
-            table.row([
-                frontend.frontend.clone(),
-                frontend.kind.to_owned(),
-                slots,
-                frontend.entry.key.clone(),
-            ]);
-        }
-        text += &format!("Frontends:    {}\n{table}", first.entry.map);
-    } else {
-        text += "Frontends:    <none>\n";
-    }
-    match slot_entries.first() {
-        Some(first) => {
-            let ids: Vec<String> =
-                slot_entries.iter().map(|slot| slot.backend.to_string()).collect();
-            text += &format!(
-                "Slots:        {} from key {}: backends {}\n",
-                first.entry.map,
-                first.entry.key,
-                ids.join(" ")
-            );
-        }
-        None => text += "Slots:        <none>: new connections are refused\n",
-    }
-    let Some(first) = backend_entries.first() else {
-        return text + "Backends:     <none>\n";
-    };
-    let mut table = Table::new([
-        ">ID", "ADDRESS", "STATE", ">SLOTS", ">FLOWS", ">SHARE", ">PACKETS", ">BYTES", "KEY",
-    ])
-    .indented(2);
-    for BackendEntry { summary, entry, counters: _ } in backend_entries {
-        table.row([
-            summary.id.to_string(),
-            summary.address.clone(),
-            summary.state.to_owned(),
-            summary.slots.to_string(),
-            summary.flows.to_string(),
-            percent(summary.flows, summary.flows_of_service),
-            summary.packets.to_string(),
-            bytes(summary.bytes),
-            entry.key.clone(),
-        ]);
-    }
-    text + &format!("Backends:     {}, counters {}\n{table}", first.entry.map, first.counters.map)
 }
 
 #[cfg(test)]
@@ -309,7 +274,7 @@ mod tests {
     fn described(name: &str) -> Description {
         let snapshot = sample::vote();
         let service = service_ref::find(&snapshot, name).unwrap();
-        describe(&snapshot, &service, Path::new("/sys/fs/bpf/lb/v1/maps"))
+        describe(&snapshot, &service, Path::new("/sys/fs/bpf/lb/v2/maps"))
     }
 
     #[test]
@@ -321,26 +286,77 @@ Namespace:    default
 Type:         NodePort
 IP Families:  IPv4,IPv6
 IPs:          10.96.0.10,fd00:96::10
-Maps:         /sys/fs/bpf/lb/v1/maps
+External IPs: <none>
+Ingress:      <none>
+Maps:         /sys/fs/bpf/lb/v2/maps
 
 Port:         http  80:30000/TCP IPv4
 Service id:   1 (LB_SERVICES key 01 00 00 00)
+Policies:     internal Cluster, external Cluster
+Affinity:     none
 Frontends:    LB4_FRONTENDS
-  FRONTEND                     KIND       SLOTS    KEY
-  10.96.0.10:80/TCP            ClusterIP  2..4     0a 60 00 0a 50 00 06 00
-  10.96.0.10 (any other port)  Marker     refused  0a 60 00 0a 00 00 00 00
-  192.0.2.1:30000/TCP          NodePort   2..4     c0 00 02 01 30 75 06 00
+  FRONTEND                     KIND       POLICY   SLOTS    LOCAL SLOTS  KEY
+  10.96.0.10:80/TCP            ClusterIP  Cluster  2..4     -            0a 60 00 0a 50 00 06 00
+  10.96.0.10 (any other port)  Marker     -        refused  -            0a 60 00 0a 00 00 00 00
+  192.0.2.1:30000/TCP          NodePort   Cluster  2..4     -            c0 00 02 01 30 75 06 00
 Slots:        LB_SLOTS from key 02 00 00 00: backends 1 2
 Backends:     LB4_BACKENDS, counters LB_BACKEND_STAT
-  ID  ADDRESS          STATE    SLOTS  FLOWS  SHARE  PACKETS     BYTES  KEY
-   1  10.244.0.2:8080  serving      1     18  60.0%      180  17.5 KiB  01 00 00 00
-   2  10.244.1.2:8080  serving      1     10  33.3%      100   9.7 KiB  02 00 00 00
-   3  10.244.1.3:8080  gone         0      2   6.7%       20   1.9 KiB  03 00 00 00
+  ID  ADDRESS          STATE    SETS     NODE   SLOTS  FLOWS  SHARE  PACKETS     BYTES  KEY
+   1  10.244.0.2:8080  serving  cluster  other      1     18  60.0%      180  17.5 KiB  01 00 00 00
+   2  10.244.1.2:8080  serving  cluster  other      1     10  33.3%      100   9.7 KiB  02 00 00 00
+   3  10.244.1.3:8080  gone     none     other      0      2   6.7%       20   1.9 KiB  03 00 00 00
 ";
         assert!(text.starts_with(begins), "{text}");
-        let command = "\n  bpftool map lookup pinned /sys/fs/bpf/lb/v1/maps/LB4_FRONTENDS \
+        let command = "\n  bpftool map lookup pinned /sys/fs/bpf/lb/v2/maps/LB4_FRONTENDS \
                        key hex 0a 60 00 0a 50 00 06 00\n";
         assert!(text.contains(command), "{text}");
+    }
+
+    #[test]
+    fn policies_affinity_and_source_ranges_are_shown() {
+        let mut snapshot = sample::shop();
+        let service = service_ref::find(&snapshot, "shop").unwrap();
+        let maps = Path::new("/sys/fs/bpf/lb/v2/maps");
+        let description = describe(&snapshot, &service, maps);
+        let begins = "\
+Name:         shop
+Namespace:    default
+Type:         LoadBalancer
+IP Families:  IPv4
+IPs:          10.96.0.20
+External IPs: 203.0.113.7
+Ingress:      198.51.100.7
+Maps:         /sys/fs/bpf/lb/v2/maps
+
+Port:         <unset>  80:30001/TCP IPv4
+Service id:   1 (LB_SERVICES key 01 00 00 00)
+Policies:     internal Cluster, external Local
+Affinity:     ClientIP, 10800 s
+Sources:      10.0.0.0/8, 192.0.2.0/24 (LB4_RANGES set 5)
+Frontends:    LB4_FRONTENDS
+  FRONTEND             KIND          POLICY   SLOTS  LOCAL SLOTS  KEY
+  10.96.0.20:80/TCP    ClusterIP     Cluster  0..2   2..3         0a 60 00 14 50 00 06 00
+  192.0.2.1:30001/TCP  NodePort      Local    0..2   2..3         c0 00 02 01 31 75 06 00
+  198.51.100.7:80/TCP  LoadBalancer  Local    0..2   2..3         c6 33 64 07 50 00 06 00
+  203.0.113.7:80/TCP   ExternalIP    Local    0..2   2..3         cb 00 71 07 50 00 06 00
+Slots:        LB_SLOTS from key 00 00 00 00: backends 1 2, local 2
+Backends:     LB4_BACKENDS, counters LB_BACKEND_STAT
+  ID  ADDRESS          STATE    SETS           NODE   SLOTS  FLOWS  SHARE  PACKETS  BYTES  KEY
+   1  10.244.0.2:8080  serving  cluster        other      1      0      -        0    0 B  01 00 00 00
+   2  10.244.0.3:8080  serving  cluster,local  this       2      0      -        0    0 B  02 00 00 00
+";
+        let shown = text(&description, true);
+        assert!(shown.starts_with(begins), "{shown}");
+        let command = "LB4_RANGES key hex 28 00 00 00 05 00 00 00 0a 00 00 00\n";
+        assert!(shown.contains(command), "{shown}");
+        let json = serde_json::to_value(&description).unwrap();
+        assert_eq!(json["ingress"], serde_json::json!(["198.51.100.7"]));
+        assert_eq!(json["ports"][0]["backend_entries"][1]["sets"], "cluster,local");
+        assert_eq!(json["ports"][0]["backend_entries"][1]["on_node"], true);
+
+        snapshot.contents.ranges.clear();
+        let shown = text(&describe(&snapshot, &service, maps), false);
+        assert!(shown.contains("Sources:      nobody may use"), "{shown}");
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::{
     backends::{self, BackendRow},
     flows::{self, Clock, FlowRow, Query},
     services::{self, ServiceRow},
-    snapshot::{Snapshot, kind_name},
-    table::Table,
+    snapshot::{Snapshot, kind_name, policy_name, range_text},
+    table::{Table, span},
 };
 use crate::{plan::ServiceId, telemetry::metrics::class_name};
 
@@ -31,6 +31,10 @@ pub struct Dump {
     pub backends: Vec<BackendRow>,
     /// Backend ids by slot, as far as slots were ever written.
     pub slots: Vec<u32>,
+    /// Source ranges, set by set.
+    pub ranges: Vec<RangeRow>,
+    /// Clients that keep their backend.
+    pub affinity: Vec<AffinityRow>,
     /// Bits that are set in the filter.
     pub filter_bits: u32,
     /// Devices.
@@ -46,7 +50,7 @@ pub struct Dump {
 pub struct FrontendRow {
     /// Address, port and protocol.
     pub frontend: String,
-    /// `ClusterIP`, `NodePort` or `Marker`.
+    /// What sort of address it is, or `Marker`.
     pub kind: &'static str,
     /// The Service port.
     pub service: Option<String>,
@@ -54,8 +58,40 @@ pub struct FrontendRow {
     pub service_id: u32,
     /// First slot.
     pub base: u32,
-    /// Number of slots.
+    /// Number of slots of the cluster set.
     pub len: u32,
+    /// Number of slots of the local set, which follow.
+    pub local_len: u32,
+    /// The policy that governs it: `Cluster` or `Local`.
+    pub policy: &'static str,
+    /// Id of the set of source ranges; 0 when everybody may use it.
+    pub ranges: u32,
+    /// Seconds for which a client keeps its backend; 0 without session affinity.
+    pub affinity: u32,
+}
+
+/// One source range.
+#[derive(Clone, Debug, Serialize)]
+pub struct RangeRow {
+    /// Id of its set.
+    pub set: u32,
+    /// The range.
+    pub range: String,
+}
+
+/// One client that keeps its backend.
+#[derive(Clone, Debug, Serialize)]
+pub struct AffinityRow {
+    /// The Service port.
+    pub service: String,
+    /// Service id.
+    pub service_id: u32,
+    /// The client; the unspecified address for the processes of the node.
+    pub client: String,
+    /// Backend id.
+    pub backend: u32,
+    /// Seconds since its last new connection.
+    pub age: Option<u64>,
 }
 
 /// One device.
@@ -94,6 +130,21 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
         service_id: value.service,
         base: value.base,
         len: value.len,
+        local_len: value.local_len,
+        policy: policy_name(value),
+        ranges: value.ranges,
+        affinity: value.affinity,
+    });
+    let ranges = contents.ranges.iter();
+    let ranges = ranges.map(|range| RangeRow { set: range.set.0, range: range_text(range) });
+    let mut affinity = snapshot.affinity.clone();
+    affinity.sort_unstable();
+    let affinity = affinity.iter().map(|entry| AffinityRow {
+        service: snapshot.service_name(entry.service),
+        service_id: entry.service.0,
+        client: entry.client.to_string(),
+        backend: entry.backend.0,
+        age: flows::age(clock, entry.last_used),
     });
     let devices = snapshot.devices.iter().map(|(ifindex, device)| DeviceRow {
         ifindex: *ifindex,
@@ -115,6 +166,8 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
         frontends: frontends.collect(),
         backends: backends::rows(snapshot, None),
         slots: contents.slots.clone(),
+        ranges: ranges.collect(),
+        affinity: affinity.collect(),
         filter_bits: contents.filter.values().map(|word| word.count_ones()).sum(),
         devices: devices.collect(),
         flows: flows::select(snapshot, &Query { clock, ..Query::default() }).rows,
@@ -125,7 +178,7 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
 /// The dump for people.
 pub fn text(dump: &Dump) -> String {
     let Dump { abi, object, generation, services, frontends, backends, .. } = dump;
-    let Dump { slots, filter_bits, devices, flows, reasons, .. } = dump;
+    let Dump { slots, ranges, affinity, filter_bits, devices, flows, reasons, .. } = dump;
     let mut text = format!("ABI {abi}, object {object}, generation {generation}\n");
 
     let mut table = Table::new([">ID", "SERVICE", "PORT NAME", "PROTO", "FAMILY"]);
@@ -140,15 +193,30 @@ pub fn text(dump: &Dump) -> String {
     }
     section(&mut text, names::LB_SERVICES, services.len(), &table);
 
-    let mut table = Table::new(["FRONTEND", "KIND", "SERVICE", ">ID", ">BASE", ">LEN"]);
+    let mut table = Table::new([
+        "FRONTEND",
+        "KIND",
+        "SERVICE",
+        ">ID",
+        "POLICY",
+        ">BASE",
+        ">LEN",
+        ">LOCAL",
+        ">RANGES",
+        ">AFFINITY",
+    ]);
     for row in frontends {
         table.row([
             row.frontend.clone(),
             row.kind.to_owned(),
             row.service.clone().unwrap_or_default(),
             row.service_id.to_string(),
+            row.policy.to_owned(),
             row.base.to_string(),
             row.len.to_string(),
+            row.local_len.to_string(),
+            row.ranges.to_string(),
+            row.affinity.to_string(),
         ]);
     }
     section(&mut text, "LB4_FRONTENDS, LB6_FRONTENDS", frontends.len(), &table);
@@ -164,6 +232,25 @@ pub fn text(dump: &Dump) -> String {
         let ids: Vec<String> = slots.iter().map(ToString::to_string).collect();
         text += &format!("{:>8}: {}\n", n * 16, ids.join(" "));
     }
+
+    let mut table = Table::new([">SET", "RANGE"]);
+    for row in ranges {
+        table.row([row.set.to_string(), row.range.clone()]);
+    }
+    section(&mut text, "LB4_RANGES, LB6_RANGES", ranges.len(), &table);
+
+    let mut table = Table::new(["SERVICE", ">ID", "CLIENT", ">BACKEND", ">AGE"]);
+    for row in affinity {
+        table.row([
+            row.service.clone(),
+            row.service_id.to_string(),
+            row.client.clone(),
+            row.backend.to_string(),
+            row.age.map_or_else(|| "-".to_owned(), span),
+        ]);
+    }
+    section(&mut text, "LB4_AFFINITY, LB6_AFFINITY", affinity.len(), &table);
+
     text += &format!(
         "\n{}: {filter_bits} of {} bits set\n",
         names::LB_VIP_FILTER,
@@ -219,9 +306,26 @@ mod tests {
             let implied = [names::LB_SCHEMA, names::LB_RUNTIME].contains(&map);
             assert!(implied || text.contains(map), "{map} in\n{text}");
         }
-        assert!(text.starts_with("ABI 1, object 0000000000000000, generation 7\n"), "{text}");
+        assert!(text.starts_with("ABI 2, object 0000000000000000, generation 7\n"), "{text}");
         assert!(text.contains("\n       0: 0 0 1 2 4\n"), "{text}");
         assert!(text.contains("10.96.0.10 (any other port)  Marker"), "{text}");
+    }
+
+    #[test]
+    fn ranges_and_clients_are_printed() {
+        let clock = Some(Clock { jiffies: 2000, hz: 250 });
+        let text = text(&dump(&sample::shop(), clock));
+        let ranges = "LB4_RANGES, LB6_RANGES: 2\nSET  RANGE\n  5  10.0.0.0/8\n  5  192.0.2.0/24\n";
+        assert!(text.contains(ranges), "{text}");
+        let clients = "\
+LB4_AFFINITY, LB6_AFFINITY: 2
+SERVICE       ID  CLIENT        BACKEND  AGE
+default/shop   1  0.0.0.0             1   4s
+default/shop   1  198.51.100.9        2   4s
+";
+        assert!(text.contains(clients), "{text}");
+        let frontend = "198.51.100.7:80/TCP  LoadBalancer  default/shop   1  Local       0    2      1       5     10800";
+        assert!(text.contains(frontend), "{text}");
     }
 
     #[test]
@@ -229,6 +333,7 @@ mod tests {
         let json = |snapshot| serde_json::to_string(&dump(&snapshot, None)).unwrap();
         let mut shuffled = sample::vote();
         shuffled.flows.reverse();
+        shuffled.affinity.reverse();
         assert_eq!(json(sample::vote()), json(shuffled));
     }
 }

@@ -221,7 +221,8 @@ fn state(flow: &Flow, other: Option<&Flow>) -> &'static str {
     }
 }
 
-fn age(clock: Option<Clock>, last_seen: u32) -> Option<u64> {
+/// Seconds since an entry was used.
+pub(super) fn age(clock: Option<Clock>, last_seen: u32) -> Option<u64> {
     let Clock { jiffies, hz } = clock?;
     let passed = jiffies.wrapping_sub(last_seen);
     // An entry may be touched after the clock was read.

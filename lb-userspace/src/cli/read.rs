@@ -10,7 +10,7 @@ use lb_common::{Addr4, Addr6, Class};
 use super::{
     flows::Clock,
     services as list,
-    snapshot::{Flow, Snapshot, Sock},
+    snapshot::{Affinity, Flow, Snapshot, Sock},
     status::{Datapath, Process, Report},
 };
 use crate::{
@@ -51,6 +51,9 @@ pub(super) fn everything(pin_dir: &Path) -> anyhow::Result<Snapshot> {
         .flows::<Addr6>(|key, value| flows.push(Flow::new(key, value, service(value.backend))))?;
     reader.socks::<Addr4>(|key, value| socks.extend(Sock::new(key, value)))?;
     reader.socks::<Addr6>(|key, value| socks.extend(Sock::new(key, value)))?;
+    let affinity = &mut snapshot.affinity;
+    reader.affinity::<Addr4>(|key, value| affinity.push(Affinity::new(key, value)))?;
+    reader.affinity::<Addr6>(|key, value| affinity.push(Affinity::new(key, value)))?;
     snapshot.devices = reader.devices()?;
     snapshot.reasons = reader.reasons()?;
     snapshot.schema = reader.schema()?;

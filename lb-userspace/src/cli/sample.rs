@@ -1,12 +1,12 @@
-//! A small content of the maps that the tests of the tables share.
+//! Small contents of the maps that the tests of the tables share.
 
 use lb_common::{
-    Action, BackendState, BackendStats, Family, FrontendKind, FrontendValue, Hook, Seen,
-    ServiceInfo, proto,
+    Action, BackendSets, BackendState, BackendStats, Family, FrontendKind, FrontendValue, Hook,
+    Seen, ServiceInfo, proto,
 };
 
-use super::snapshot::{Flow, Snapshot, Sock, Tuple};
-use crate::plan::{Backend, BackendId, Frontend, ServiceId};
+use super::snapshot::{Affinity, Flow, Snapshot, Sock, Tuple};
+use crate::plan::{Backend, BackendId, Frontend, Range, RangeSetId, ServiceId};
 
 /// Services `vote` (NodePort, both families) and `dns` (ClusterIP, no backend left), with a
 /// connection from outside, one that ends, and a socket.
@@ -31,7 +31,7 @@ pub(crate) fn vote() -> Snapshot {
         let addr = addr.parse().unwrap();
         let service = ServiceId(service);
         let sets = match state {
-            BackendState::Serving => lb_common::BackendSets::CLUSTER,
+            BackendState::Serving => BackendSets::CLUSTER,
             BackendState::Free | BackendState::Gone => 0,
         };
         let backend = Backend { addr, port, proto, state, service, sets, on_node: false };
@@ -74,6 +74,56 @@ pub(crate) fn vote() -> Snapshot {
         service: ServiceId(1),
         last_seen: 1000,
     }];
+    snapshot
+}
+
+/// Service `shop` (LoadBalancer, one backend of two on this node, external policy Local, source
+/// ranges, affinity, an external IP).
+pub(crate) fn shop() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    let contents = &mut snapshot.contents;
+    let info = ServiceInfo::new("default", "shop", "", proto::TCP, Family::V4).unwrap();
+    let _none = contents.services.insert(ServiceId(1), info);
+    let sets = BackendSets::CLUSTER;
+    for (id, host, sets, on_node) in [(1, 2, sets, false), (2, 3, sets | BackendSets::LOCAL, true)]
+    {
+        let (addr, state, service) =
+            ([10, 244, 0, host].into(), BackendState::Serving, ServiceId(1));
+        let backend =
+            Backend { addr, port: 8080, proto: proto::TCP, state, service, sets, on_node };
+        let _none = contents.backends.insert(BackendId(id), backend);
+    }
+    contents.slots = vec![1, 2, 2];
+    for (addr, port, kind) in [
+        ("10.96.0.20", 80, FrontendKind::ClusterIp),
+        ("192.0.2.1", 30001, FrontendKind::NodePort),
+        ("198.51.100.7", 80, FrontendKind::LoadBalancer),
+        ("203.0.113.7", 80, FrontendKind::ExternalIp),
+    ] {
+        let value = FrontendValue {
+            service: 1,
+            base: 0,
+            len: 2,
+            local_len: 1,
+            ranges: if kind == FrontendKind::LoadBalancer { 5 } else { 0 },
+            affinity: 10800,
+            kind: kind as u8,
+            local: u8::from(kind != FrontendKind::ClusterIp),
+            pad: 0,
+        };
+        let frontend = Frontend::new(addr.parse().unwrap(), port, proto::TCP);
+        let _none = contents.frontends.insert(frontend, value);
+    }
+    for net in ["10.0.0.0/8", "192.0.2.0/24"] {
+        let _new = contents.ranges.insert(Range::new(RangeSetId(5), net.parse().unwrap()));
+    }
+    let client = |client: [u8; 4], backend| Affinity {
+        service: ServiceId(1),
+        client: client.into(),
+        backend: BackendId(backend),
+        last_used: 1000,
+    };
+    snapshot.affinity = vec![client([198, 51, 100, 9], 2), client([0; 4], 1)];
     snapshot
 }
 

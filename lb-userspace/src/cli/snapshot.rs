@@ -8,14 +8,14 @@ use std::{
 };
 
 use lb_common::{
-    Action, Addr4, Addr6, Address, BackendStats, DeviceValue, FlowKey, FlowValue, FrontendKey,
-    FrontendKind, FrontendValue, Hook, Reason, Runtime, Schema, SockDirection, SockKey, SockValue,
-    names,
+    Action, Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, DeviceValue, FlowKey,
+    FlowValue, FrontendKey, FrontendKind, FrontendValue, Hook, RangeKey, Reason, Runtime, Schema,
+    SockDirection, SockKey, SockValue, names,
 };
 
 use crate::{
     maps::Contents,
-    plan::{Backend, BackendId, Frontend, ServiceId},
+    plan::{Backend, BackendId, Frontend, Range, ServiceId},
 };
 
 /// The content of the maps at one moment.
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub flows: Vec<Flow>,
     /// Translated sockets.
     pub socks: Vec<Sock>,
+    /// Clients that keep their backend.
+    pub affinity: Vec<Affinity>,
     /// Devices by interface index.
     pub devices: BTreeMap<u32, DeviceValue>,
     /// How often each reason was counted at each hook, zeros left out.
@@ -97,6 +99,31 @@ pub struct Sock {
     pub service: ServiceId,
     /// Jiffies of the last use, low half.
     pub last_seen: u32,
+}
+
+/// One client that keeps its backend.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Affinity {
+    /// Service port.
+    pub service: ServiceId,
+    /// The client; the unspecified address for the processes of the node.
+    pub client: IpAddr,
+    /// Backend.
+    pub backend: BackendId,
+    /// Jiffies of the last new connection, low half.
+    pub last_used: u32,
+}
+
+impl Affinity {
+    /// The entry as it lies in the affinity maps of either family.
+    pub fn new<A: Address>(key: &AffinityKey<A>, value: &AffinityValue) -> Self {
+        Self {
+            service: ServiceId(key.service),
+            client: key.client.ip(),
+            backend: BackendId(value.backend),
+            last_used: value.last_used,
+        }
+    }
 }
 
 impl Flow {
@@ -168,17 +195,33 @@ impl Snapshot {
         by_service
     }
 
-    /// Backend ids in the slots of a frontend.
-    pub fn slots_of(&self, value: &FrontendValue) -> &[u32] {
+    /// Backend ids in the slots of a frontend: of the cluster set, and of the local set.
+    pub fn slots_of(&self, value: &FrontendValue) -> (&[u32], &[u32]) {
         let base = usize::try_from(value.base).unwrap_or(usize::MAX);
+        let slots = usize::try_from(value.slots()).unwrap_or(usize::MAX);
+        let slots = self.contents.slots.get(base..base.saturating_add(slots)).unwrap_or_default();
         let len = usize::try_from(value.len).unwrap_or(usize::MAX);
-        self.contents.slots.get(base..base.saturating_add(len)).unwrap_or_default()
+        slots.split_at_checked(len).unwrap_or((slots, &[]))
     }
 
-    /// Backend ids that new connections to any of these frontends can get.
+    /// Backend ids that new connections to any of these frontends can get, whoever begins them.
     pub fn selectable(&self, frontends: &[Programmed]) -> BTreeSet<BackendId> {
-        let slots = frontends.iter().flat_map(|(_, value)| self.slots_of(value));
+        let chosen = |value| {
+            let (cluster, local) = self.slots_of(value);
+            // Where the policy of a cluster IP is Local, nobody chooses from the cluster set.
+            let cluster = if value.is_local() && !value.is_external() { &[] } else { cluster };
+            let local = if value.is_local() { local } else { &[] };
+            cluster.iter().chain(local)
+        };
+        let slots = frontends.iter().flat_map(|(_, value)| chosen(value));
         slots.map(|id| BackendId(*id)).collect()
+    }
+
+    /// The source ranges that a frontend names; `None` when everybody may use it.
+    pub fn ranges_of(&self, value: &FrontendValue) -> Option<Vec<Range>> {
+        let of_set = |range: &&Range| range.set.0 == value.ranges;
+        let ranges = self.contents.ranges.iter();
+        (value.ranges != 0).then(|| ranges.filter(of_set).copied().collect())
     }
 
     /// What a backend got.
@@ -221,9 +264,29 @@ pub fn backend_map(backend: &Backend) -> &'static str {
     if backend.addr.is_ipv4() { names::LB4_BACKENDS } else { names::LB6_BACKENDS }
 }
 
+/// The map that holds a source range.
+pub fn range_map(range: &Range) -> &'static str {
+    if range.addr.is_ipv4() { names::LB4_RANGES } else { names::LB6_RANGES }
+}
+
+/// The key of a source range in its map.
+pub fn range_key(range: &Range) -> Vec<u8> {
+    let set = range.set.0;
+    let key = match range.addr {
+        IpAddr::V4(ip) => bytemuck::bytes_of(&RangeKey { set, addr: Addr4::from(ip) }).to_vec(),
+        IpAddr::V6(ip) => bytemuck::bytes_of(&RangeKey { set, addr: Addr6::from(ip) }).to_vec(),
+    };
+    [range.bits.to_ne_bytes().to_vec(), key].concat()
+}
+
 /// The address and port of a backend.
 pub fn backend_addr(backend: &Backend) -> SocketAddr {
     SocketAddr::new(backend.addr, backend.port)
+}
+
+/// A source range without its set.
+pub fn range_text(range: &Range) -> String {
+    range.net().map_or_else(|| range.to_string(), |net| net.to_string())
 }
 
 /// The kind of a frontend by name.

@@ -11,9 +11,9 @@ use std::{
 
 use bytemuck::Pod;
 use lb_common::{
-    ABI_VERSION, Addr4, Addr6, BackendState, BackendStats, BackendValue, DeviceValue, FlowKey,
-    FlowValue, FrontendKey, FrontendValue, HOOKS, Hook, REASON_SLOTS, Reason, Runtime, Schema,
-    ServiceInfo, SockKey, SockValue, names,
+    ABI_VERSION, Addr4, Addr6, AffinityKey, AffinityValue, BackendState, BackendStats,
+    BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey, FrontendValue, HOOKS, Hook,
+    REASON_SLOTS, Reason, Runtime, Schema, ServiceInfo, SockKey, SockValue, names,
 };
 
 use super::{
@@ -160,6 +160,21 @@ impl Reader {
         SockValue<A>: Pod,
     {
         Ok(self.table(A::SOCKS)?.for_each(each)?)
+    }
+
+    /// Calls `each` with every client that keeps its backend, of a family.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn affinity<A: MapFamily>(
+        &self,
+        each: impl FnMut(&AffinityKey<A>, &AffinityValue),
+    ) -> Result<(), ReaderError>
+    where
+        AffinityKey<A>: Pod,
+    {
+        Ok(self.table(A::AFFINITY)?.for_each(each)?)
     }
 
     /// The devices, by interface index.

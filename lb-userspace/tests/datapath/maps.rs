@@ -3,13 +3,13 @@
 use std::{net::Ipv4Addr, time::Instant};
 
 use lb_common::{
-    Addr4, BackendState, DeviceValue, Family, FlowKey, FlowValue, FrontendKind, FrontendValue,
-    Hook, Reason, ServiceInfo, names, proto,
+    Addr4, AffinityKey, AffinityValue, BackendState, DeviceValue, Family, FlowKey, FlowValue,
+    FrontendKind, FrontendValue, Hook, Reason, ServiceInfo, names, proto,
 };
 use lb_userspace::{
     datapath::Datapath,
     maps::{Contents, Maps as _, bpf::Access, reader::Reader, table::Table},
-    plan::{Backend, BackendId, Frontend, Op, ServiceId},
+    plan::{Backend, BackendId, Frontend, Op, Range, RangeSetId, ServiceId},
 };
 
 use crate::node::on_node;
@@ -56,6 +56,14 @@ fn what_is_applied_is_read_back() {
         let ids: Vec<_> = (1..=5).map(BackendId).collect();
         ops.push(Op::WriteSlots { base: 5, backends: ids });
         expected.slots = [vec![0; 5], (1..=5).collect()].concat();
+        let range = |set, net: &str| Range::new(RangeSetId(set), net.parse().unwrap());
+        let of_set = [range(7, "10.0.0.0/8"), range(7, "192.0.2.0/24"), range(7, "0.0.0.0/0")];
+        let others = [range(8, "10.0.0.0/8"), range(9, "2001:db8::/32"), range(9, "::1/128")];
+        let foreign = Range { bits: 20, ..range(3, "10.0.0.0/8") };
+        for range in of_set.into_iter().chain(others).chain([foreign]) {
+            ops.push(Op::PutRange(range));
+            let _new = expected.ranges.insert(range);
+        }
         ops.push(Op::SetFilter { word: 3, value: 9 });
         let _new = expected.filter.insert(3, 9);
         for key in [frontend(1), Frontend::marker(frontend(1).addr), v6] {
@@ -73,6 +81,10 @@ fn what_is_applied_is_read_back() {
             Op::DeleteFrontend(frontend(78)),
             Op::DeleteFrontend(Frontend::marker(frontend(1).addr)),
             Op::DeleteFrontend(v6),
+            Op::DeleteRange(range(7, "172.16.0.0/12")),
+            Op::DeleteRange(of_set[0]),
+            Op::DeleteRange(of_set[0]),
+            Op::DeleteRange(foreign),
             Op::SetFilter { word: 3, value: 0 },
             Op::PutBackend(BackendId(2), backend(2, BackendState::Gone)),
             Op::PutBackend(BackendId(4), backend(4, BackendState::Free)),
@@ -84,6 +96,8 @@ fn what_is_applied_is_read_back() {
         assert!(after.frontends.is_empty() && after.filter.is_empty() && after.services.is_empty());
         assert_eq!(after.backends[&BackendId(2)].state, BackendState::Gone);
         assert!(!after.backends.contains_key(&BackendId(4)));
+        let left: Vec<_> = after.ranges.iter().copied().collect();
+        assert_eq!(left, [of_set[2], of_set[1], others[0], others[2], others[1]]);
         let read = Reader::open(&node.pin_dir()).unwrap().contents().unwrap();
         assert_eq!(read, after);
     });
@@ -107,6 +121,16 @@ fn a_full_map_stops_the_plan_exactly_there_and_names_the_flag() {
         let text = error.source.to_string();
         assert!(text.contains("--max-frontends") && text.contains("64"), "{text}");
         assert!(!contents.filter.contains_key(&1), "nothing after it took effect");
+
+        let range = |n: u32| {
+            let net = ipnet::Ipv4Net::new(Ipv4Addr::from(0x0a00_0000 + n), 32).unwrap();
+            Op::PutRange(Range::new(RangeSetId(1), net.into()))
+        };
+        let error = maps.apply(&(0..100).map(range).collect::<Vec<_>>());
+        let error = error.expect_err("100 ranges do not fit");
+        assert_eq!(error.applied, maps.contents().unwrap().ranges.len());
+        assert_eq!((error.applied, error.map), (64, names::LB4_RANGES));
+        assert!(error.source.to_string().contains("--max-frontends"), "{}", error.source);
 
         let past_the_end = [Op::WriteSlots { base: 4094, backends: vec![BackendId(1); 5] }];
         let error = maps.apply(&past_the_end).expect_err("the array is shorter");
@@ -170,6 +194,14 @@ fn the_reader_sums_over_cpus_and_knows_what_maps_cost() {
         flows.put(&key, &FlowValue { backend: 7, ..FlowValue::default() }).unwrap();
         let mut seen = Vec::new();
         reader.flows::<Addr4>(|key, value| seen.push((*key, value.backend))).unwrap();
+        assert_eq!(seen, [(key, 7)]);
+
+        let affinity: Table<AffinityKey<Addr4>, AffinityValue> =
+            Table::open(&maps, names::LB4_AFFINITY, Access::ReadWrite).unwrap();
+        let key = AffinityKey { service: 3, client: Addr4 { octets: [192, 0, 2, 7] } };
+        affinity.put(&key, &AffinityValue { backend: 7, last_used: 5 }).unwrap();
+        let mut seen = Vec::new();
+        reader.affinity::<Addr4>(|key, value| seen.push((*key, value.backend))).unwrap();
         assert_eq!(seen, [(key, 7)]);
 
         let devices: Table<u32, DeviceValue> =

@@ -1,6 +1,7 @@
 //! Under the hood: the same entries by `lb` and by bpftool, the programs, the shares.
 
 use anyhow::{Context, Result};
+use lb_common::{ABI_VERSION, names};
 use serde_json::Value;
 
 use super::{
@@ -16,7 +17,8 @@ pub(super) fn look(node: &str, commands: &Commands, screen: &mut Screen) -> Resu
     let said = lb(screen, node, commands, "services describe vote")?;
     screen.check("all its parts are there", said.code == Some(0) && said.text.contains("vote"));
     screen.line("\nThe same entries, by bpftool on the same pinned maps:");
-    let frontends = commands.pin_dir().join("v1/maps/LB4_FRONTENDS");
+    let frontends =
+        commands.pin_dir().join(format!("v{ABI_VERSION}/maps/{}", names::LB4_FRONTENDS));
     let line = format!("bpftool map dump pinned {}", frontends.display());
     let said = screen.quietly(node, commands.place(), &line)?;
     let entries: Vec<Value> = serde_json::from_str(&said.text).unwrap_or_default();
