@@ -177,18 +177,19 @@ impl Action {
 
 /// What packets of one direction have shown so far: bits of [`FlowValue::seen`].
 ///
-/// TCP life time follows from both directions of a pair together; each direction writes only its
+/// The life time of connections follows from both directions of a pair together; each direction writes only its
 /// own bits.
 pub struct Seen;
 
 impl Seen {
     /// Any packet.
     pub const PACKET: u8 = 1;
-    /// TCP: a packet with neither SYN, FIN nor RST.
+    /// TCP: a packet with neither SYN, FIN nor RST. SCTP: a chunk that only an established association
+    /// has, so from the backend a sign that the client answered from where it says it is.
     pub const ACK: u8 = 2;
-    /// TCP: FIN.
+    /// TCP: FIN. SCTP: SHUTDOWN or SHUTDOWN ACK.
     pub const FIN: u8 = 4;
-    /// TCP: RST.
+    /// TCP: RST. SCTP: ABORT or SHUTDOWN COMPLETE.
     pub const RST: u8 = 8;
 }
 

@@ -48,7 +48,7 @@ reasons! {
     NotService = 0, Pass, "not-service";
     /// Neither IPv4 nor IPv6: ARP, VLAN-tagged frames, anything else.
     NotIp = 1, Pass, "not-ip";
-    /// Neither TCP nor UDP.
+    /// None of TCP, UDP and SCTP.
     OtherProtocol = 2, Pass, "other-protocol";
     /// Shorter than its headers say.
     Truncated = 3, Pass, "truncated";
@@ -60,16 +60,14 @@ reasons! {
     Ipv6Extension = 6, Pass, "ipv6-extension";
     /// An ICMP or ICMPv6 message.
     Icmp = 7, Pass, "icmp";
-    /// An SCTP packet.
-    Sctp = 8, Pass, "sctp";
-    /// A malformed header: wrong version or a length below the minimum.
+    /// A malformed header: wrong version, a length below the minimum, an SCTP INIT under a tag.
     Malformed = 9, Pass, "malformed";
     /// A flow of ours that is translated at another hook.
     OtherHook = 10, Pass, "other-hook";
     /// XDP leaves the packet to the tc hook of the same device: it is for the stack, or needs what
     /// only tc can do.
     LeftToTc = 11, Pass, "left-to-tc";
-    /// A TCP packet that neither belongs to a flow of ours nor starts one: perhaps a connection of
+    /// A TCP or SCTP packet that neither belongs to a flow of ours nor starts one: perhaps a connection of
     /// the node itself, or one that another Service proxy translates.
     NoFlow = 13, Pass, "no-flow";
     /// A datagram to a NodePort that answers a socket of the node: the node sent first, from a port
@@ -92,7 +90,7 @@ reasons! {
     NoBackend = 32, Refuse, "no-backend";
     /// The address belongs to Services, none of which has this port.
     UnknownPort = 33, Refuse, "unknown-port";
-    /// A TCP packet of no known flow is about to leave the node for a Service's address.
+    /// A TCP or SCTP packet of no known flow is about to leave the node for a Service's address.
     StrayPacket = 34, Refuse, "stray-packet";
     /// A protocol that Services do not have (a ping, say) to the address of Services.
     UnknownProtocol = 35, Refuse, "unknown-protocol";
@@ -102,7 +100,7 @@ reasons! {
     SnatPortsExhausted = 49, Drop, "snat-ports-exhausted";
     /// The hop limit ran out where we forward past the stack.
     HopLimit = 50, Drop, "hop-limit";
-    /// A TCP reset for a flow that we do not know.
+    /// A TCP reset, or the end of an SCTP association, for a flow that we do not know.
     StrayReset = 51, Drop, "stray-reset";
     /// A slot or a backend that a frontend names is missing: a defect, never expected.
     Inconsistent = 52, Drop, "inconsistent";

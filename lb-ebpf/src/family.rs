@@ -5,7 +5,7 @@ use lb_common::{Addr4, Addr6, Address, DeviceValue, FlowKey, Reason, proto};
 use crate::{
     checksum::{add, corrected, fold16, replaced},
     frame::Frame,
-    header::{self, ETH_LEN, Ipv4, Ipv4Tail, Ipv6, Ipv6Head, Ports, Tcp, Udp},
+    header::{self, ETH_LEN, Ipv4, Ipv4Tail, Ipv6, Ipv6Head, Ports, Sctp, Tcp, Udp, sctp_chunk},
     packet::Packet,
 };
 
@@ -166,6 +166,9 @@ impl Family for Addr6 {
     }
 }
 
+/// The least length of an SCTP packet with an INIT.
+const SCTP_INIT: usize = 32;
+
 /// Reads a packet of family `A` into `into`: IP header, ports, control bits.
 ///
 /// # Errors
@@ -173,21 +176,34 @@ impl Family for Addr6 {
 #[inline(always)]
 pub(crate) fn parse<A: Family, F: Frame>(frame: &F, into: &mut Packet<A>) -> Result<(), Reason> {
     A::parse_ip(frame, into)?;
-    let (ports, tcp_flags, least) = match into.tuple.proto {
+    into.tcp_flags = 0;
+    into.chunk = 0;
+    let (ports, least) = match into.tuple.proto {
         proto::TCP => {
             let tcp: Tcp = frame.load(A::TRANSPORT).ok_or(Reason::Truncated)?;
             if tcp.offset < 0x50 {
                 return Err(Reason::Malformed);
             }
             let header = usize::from(tcp.offset >> 4) * 4;
-            (Ports { sport: tcp.sport, dport: tcp.dport }, tcp.flags, header)
+            into.tcp_flags = tcp.flags;
+            (Ports { sport: tcp.sport, dport: tcp.dport }, header)
         }
         proto::UDP => {
             let udp: Udp = frame.load(A::TRANSPORT).ok_or(Reason::Truncated)?;
-            (Ports { sport: udp.sport, dport: udp.dport }, 0, size_of::<Udp>())
+            (Ports { sport: udp.sport, dport: udp.dport }, size_of::<Udp>())
+        }
+        proto::SCTP => {
+            let sctp: Sctp = frame.load(A::TRANSPORT).ok_or(Reason::Truncated)?;
+            let opens = sctp.chunk == sctp_chunk::INIT;
+            // Receivers discard an INIT under a tag and another chunk under none (RFC 9260 §8.5).
+            if opens && sctp.tag != 0 {
+                return Err(Reason::Malformed);
+            }
+            into.chunk = sctp.chunk;
+            let least = if opens { SCTP_INIT } else { size_of::<Sctp>() };
+            (Ports { sport: sctp.sport, dport: sctp.dport }, least)
         }
         proto::ICMP | proto::ICMPV6 => return Err(Reason::Icmp),
-        proto::SCTP => return Err(Reason::Sctp),
         _ => return Err(Reason::OtherProtocol),
     };
     let len = into.len as usize;
@@ -200,7 +216,6 @@ pub(crate) fn parse<A: Family, F: Frame>(frame: &F, into: &mut Packet<A>) -> Res
     into.tuple.sport = u16::from_be(ports.sport);
     into.tuple.dport = u16::from_be(ports.dport);
     into.tuple.pad = [0; 3];
-    into.tcp_flags = tcp_flags;
     Ok(())
 }
 

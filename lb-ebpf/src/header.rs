@@ -144,6 +144,45 @@ pub struct Udp {
     pub check: u16,
 }
 
+/// SCTP common header and the head of the first chunk (RFC 9260 §3).
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Sctp {
+    /// Source port, network order.
+    pub sport: u16,
+    /// Destination port, network order.
+    pub dport: u16,
+    /// Verification tag: zero in a packet with an INIT, and in no other.
+    pub tag: u32,
+    /// CRC32c, little-endian; zero until a device has computed it.
+    pub check: u32,
+    /// Type of the first chunk.
+    pub chunk: u8,
+    /// Flags of the first chunk.
+    pub flags: u8,
+    /// Length of the first chunk, network order.
+    pub chunk_len: u16,
+}
+
+/// Types of SCTP chunks, as far as they open or end an association. One that ends it need not be the
+/// first of its packet; where it is not, it is not seen.
+pub mod sctp_chunk {
+    /// Asks for an association; alone in its packet.
+    pub const INIT: u8 = 1;
+    /// Answers that, with a cookie.
+    pub const INIT_ACK: u8 = 2;
+    /// The association ends at once.
+    pub const ABORT: u8 = 6;
+    /// The sender has nothing more to send.
+    pub const SHUTDOWN: u8 = 7;
+    /// Nor has the other side.
+    pub const SHUTDOWN_ACK: u8 = 8;
+    /// The client returns the cookie; the answer to this is the first packet that proves anything.
+    pub const COOKIE_ECHO: u8 = 10;
+    /// The association has ended.
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
 /// Source and destination port, where every transport protocol of ours has them.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -170,11 +209,14 @@ pub struct IcmpError {
 
 /// Offset of the checksum in a TCP header.
 pub const TCP_CHECK: usize = 16;
+/// Offset of the checksum in an SCTP header.
+pub const SCTP_CHECK: usize = 8;
 /// Offset of the checksum in a UDP header.
 pub const UDP_CHECK: usize = 6;
 
 const _: () = {
     assert!(size_of::<Ipv4Tail>() == 12);
     assert!(size_of::<EthAddresses>() == 12 && size_of::<Ipv4>() == 20 && size_of::<Ipv6>() == 40);
-    assert!(size_of::<Tcp>() == 20 && size_of::<Udp>() == 8 && size_of::<IcmpError>() == 8);
+    assert!(size_of::<Tcp>() == 20 && size_of::<Udp>() == 8 && size_of::<Sctp>() == 16);
+    assert!(size_of::<IcmpError>() == 8);
 };

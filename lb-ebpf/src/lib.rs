@@ -22,6 +22,7 @@ extern crate std;
 
 mod affinity;
 pub mod checksum;
+mod crc32c;
 mod establish;
 mod family;
 pub mod frame;

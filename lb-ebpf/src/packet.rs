@@ -2,7 +2,7 @@
 
 use lb_common::{Address, AffinityKey, FlowKey, FlowValue, FrontendValue, Hook, Seen, proto};
 
-use crate::header::tcp_flags;
+use crate::header::{sctp_chunk, tcp_flags};
 
 /// Where a packet is seen.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -85,6 +85,8 @@ pub struct Packet<A> {
     pub tuple: FlowKey<A>,
     /// Control bits of TCP; 0 for other protocols.
     pub tcp_flags: u8,
+    /// Type of the first chunk of SCTP; 0 for other protocols.
+    pub chunk: u8,
     /// Time to live or hop limit.
     pub hop_limit: u8,
     /// Length in bytes, from the IP header on.
@@ -92,10 +94,11 @@ pub struct Packet<A> {
 }
 
 impl<A: Address> Packet<A> {
-    /// Whether this asks for a new TCP connection.
+    /// Whether this asks for a new TCP connection or SCTP association.
     #[inline(always)]
-    pub const fn is_syn(&self) -> bool {
+    pub const fn opens(&self) -> bool {
         self.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+            || self.chunk == sctp_chunk::INIT
     }
 
     /// Whether this is TCP.
@@ -104,15 +107,38 @@ impl<A: Address> Packet<A> {
         self.tuple.proto == proto::TCP
     }
 
-    /// Whether this is a TCP reset.
+    /// Whether this is UDP, which neither opens nor ends a flow.
+    #[inline(always)]
+    pub const fn is_udp(&self) -> bool {
+        self.tuple.proto == proto::UDP
+    }
+
+    /// Whether this is SCTP.
+    #[inline(always)]
+    pub const fn is_sctp(&self) -> bool {
+        self.tuple.proto == proto::SCTP
+    }
+
+    /// Whether this ends its flow at once, and so is never answered: a TCP reset, an SCTP ABORT or
+    /// SHUTDOWN COMPLETE.
     #[inline(always)]
     pub const fn is_reset(&self) -> bool {
         self.tcp_flags & tcp_flags::RST != 0
+            || matches!(self.chunk, sctp_chunk::ABORT | sctp_chunk::SHUTDOWN_COMPLETE)
     }
 
     /// What this packet shows of its direction, in the bits of [`Seen`].
     #[inline(always)]
     pub const fn shows(&self) -> u8 {
+        if self.is_sctp() {
+            return Seen::PACKET
+                | match self.chunk {
+                    sctp_chunk::INIT | sctp_chunk::INIT_ACK | sctp_chunk::COOKIE_ECHO => 0,
+                    sctp_chunk::SHUTDOWN | sctp_chunk::SHUTDOWN_ACK => Seen::FIN,
+                    sctp_chunk::ABORT | sctp_chunk::SHUTDOWN_COMPLETE => Seen::RST,
+                    _ => Seen::ACK,
+                };
+        }
         let mut seen = Seen::PACKET;
         if self.tcp_flags & tcp_flags::FIN != 0 {
             seen |= Seen::FIN;

@@ -41,7 +41,7 @@ where
         Ok(()) => match known(tables, env, place, work) {
             Some(step) => step,
             None => {
-                if work.packet.is_syn() {
+                if work.packet.opens() {
                     track::make_way(tables, work);
                 }
                 // Most of what a node carries is not ours: it shall not even cost a call.
@@ -200,7 +200,7 @@ fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> 
     let flow = &work.flow;
     // Where we forward past the stack, we are the router.
     let hops = u8::from(flow.action == FORWARD);
-    if rewrite::translate(frame, flow, work.packet.tuple.proto, hops).is_none() {
+    if rewrite::translate(frame, flow, &work.packet, hops).is_none() {
         return Decision::drop(Reason::RewriteFailed);
     }
     let verdict = match flow.action {
@@ -237,12 +237,12 @@ where
         Found::UnknownPort => return Step::new(Next::Refuse, Reason::UnknownPort),
         Found::Frontend(frontend) => frontend,
     };
-    if packet.is_tcp() && !packet.is_syn() {
+    if !packet.is_udp() && !packet.opens() {
         return stray(place, &frontend);
     }
     // The node may itself have sent from this address and port, if the address is one of its own:
     // the port of a frontend is no socket's.
-    if !packet.is_tcp()
+    if packet.is_udp()
         && frontend.is_external()
         && matches!(place.hook, Hook::ExternalIn | Hook::Xdp)
         && env.is_awaited(tuple)
@@ -327,7 +327,7 @@ where
     Step::new(Next::Apply, Reason::NewFlow)
 }
 
-/// A TCP packet that belongs to no flow and starts none.
+/// A TCP or SCTP packet that belongs to no flow and starts none.
 ///
 /// On its way in it may belong to the node itself, or to a connection that another Service proxy
 /// translates, so it passes; what would leave the node for a Service's address is answered.

@@ -1,4 +1,4 @@
-//! Answers for packets that nobody will serve: a TCP reset, or an ICMP port unreachable.
+//! Answers for packets that nobody will serve: a TCP reset, or an ICMP port unreachable for UDP and SCTP.
 //!
 //! The packet itself becomes its answer, sent back where it came from. The answer's source is the
 //! address that the client asked for, so that every filter on the way sees the flow that it knows.
@@ -17,7 +17,7 @@ use crate::{
 /// Hop limit of answers, as Linux sends.
 const HOP_LIMIT: u8 = 64;
 
-/// What an error quotes of a packet behind its IP header (RFC 792).
+/// What an error quotes of a packet behind its IP header (RFC 792), at least.
 const QUOTED: usize = 8;
 
 /// Whether the packet has all that an error would quote, and is as long as it says.
@@ -80,24 +80,30 @@ fn reset<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
     frame.correct_checksum(A::TRANSPORT + TCP_CHECK, delta, false)
 }
 
-/// A port unreachable that quotes the IP header and eight bytes, which is what a socket needs to be
+/// A port unreachable that quotes the IP header and of the transport header what a socket needs to be
 /// found by (RFC 792; RFC 4443 §3.1).
+///
+/// Of UDP that is all of it, of SCTP the ports and the verification tag; an INIT has its tag behind the
+/// head of its chunk, and whoever gets an error about one that he cannot recognise ignores it (RFC 9260,
+/// section 10).
 #[inline(always)]
 fn unreachable_port<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
     let quoted_ip = A::quoted_header_sum(frame)?;
-    let transport = if packet.tuple.proto == proto::UDP {
-        udp_sum(&packet.tuple, &frame.load(A::TRANSPORT)?)
+    let (quoted_transport, length) = if packet.is_udp() {
+        let udp: Udp = frame.load(A::TRANSPORT)?;
+        (udp_sum(&packet.tuple, &udp), size_of::<Udp>())
+    } else if packet.opens() {
+        quoted_words::<F, 5>(frame, A::TRANSPORT)?
     } else {
-        let [first, second]: [u32; QUOTED / 4] = frame.load(A::TRANSPORT)?;
-        add(first, second)
+        quoted_words::<F, { QUOTED / 4 }>(frame, A::TRANSPORT)?
     };
-    let quoted = add(quoted_ip, transport);
+    let quoted = add(quoted_ip, quoted_transport);
     let ip_len = A::TRANSPORT - ETH_LEN;
     let icmp_at = A::TRANSPORT;
     let inserted = ip_len + size_of::<IcmpError>();
-    frame.reshape(A::TRANSPORT + QUOTED, inserted)?;
+    frame.reshape(A::TRANSPORT + length, inserted)?;
     frame.store(ETH_TYPE, A::ETHERTYPE.to_be())?;
-    let payload = size_of::<IcmpError>() + ip_len + QUOTED;
+    let payload = size_of::<IcmpError>() + ip_len + length;
     let pseudo = A::write_outer_header(frame, &packet.tuple, payload)?;
     let [kind, code] = A::PORT_UNREACHABLE;
     let head = u32::from(u16::from_ne_bytes([kind, code]));
@@ -132,8 +138,14 @@ fn address_sum<A: Address>(tuple: &FlowKey<A>) -> u32 {
 /// The one's complement sum of the first `N` words of the IP header.
 #[inline(always)]
 fn sum_of_words<F: Frame, const N: usize>(frame: &F) -> Option<u32> {
-    let words: [u32; N] = frame.load(ETH_LEN)?;
-    Some(replaced([0; N], words))
+    quoted_words::<F, N>(frame, ETH_LEN).map(|(sum, _)| sum)
+}
+
+/// The one's complement sum of `N` words at `at`, and their length.
+#[inline(always)]
+fn quoted_words<F: Frame, const N: usize>(frame: &F, at: usize) -> Option<(u32, usize)> {
+    let words: [u32; N] = frame.load(at)?;
+    Some((replaced([0; N], words), size_of::<[u32; N]>()))
 }
 
 /// What differs between the families in an answer.
@@ -196,7 +208,7 @@ mod family {
         }
 
         #[inline(always)]
-        #[expect(clippy::cast_possible_truncation, reason = "an answer has 56 bytes")]
+        #[expect(clippy::cast_possible_truncation, reason = "an answer has less than 100 bytes")]
         fn write_outer_header<F: Frame>(
             frame: &mut F,
             tuple: &FlowKey<Self>,
@@ -242,7 +254,10 @@ mod family {
         }
 
         #[inline(always)]
-        #[expect(clippy::cast_possible_truncation, reason = "an answer has 96 bytes")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an answer has little more than 100 bytes"
+        )]
         fn write_outer_header<F: Frame>(
             frame: &mut F,
             tuple: &FlowKey<Self>,

@@ -10,8 +10,8 @@ use crate::{
 /// Whether a packet that found its forward entry must start afresh, because the flow is over or its
 /// backend is gone for this protocol.
 ///
-/// Connectionless protocols follow the serving set at once (a UDP client would otherwise talk to a
-/// removed pod for ever); TCP connections stay with their backend until they end.
+/// UDP and SCTP follow the serving set at once (a client would otherwise talk to a removed pod for
+/// ever, or as long as its association lives); TCP connections stay with their backend until they end.
 #[inline(always)]
 pub(crate) fn starts_afresh<A: Address, T: Tables<A>, E: Env<A>>(
     tables: &T,
@@ -20,15 +20,17 @@ pub(crate) fn starts_afresh<A: Address, T: Tables<A>, E: Env<A>>(
     now: u32,
 ) -> bool {
     let Work { packet, flow, other, .. } = work;
-    if packet.is_tcp() {
-        if !packet.is_syn() {
+    if !packet.is_tcp()
+        && !tables.backend(flow.backend).as_ref().is_some_and(BackendValue::is_serving)
+    {
+        return true;
+    }
+    if !packet.is_udp() {
+        if !packet.opens() {
             return false;
         }
         flow.write_other_key(packet.tuple.proto, other);
         return is_finished(tables, flow.seen, other);
-    }
-    if !tables.backend(flow.backend).as_ref().is_some_and(BackendValue::is_serving) {
-        return true;
     }
     let settings = env.settings();
     let idle = now.wrapping_sub(flow.last_seen);
@@ -39,15 +41,15 @@ pub(crate) fn starts_afresh<A: Address, T: Tables<A>, E: Env<A>>(
     is_idle(tables, other, idle, now, settings.udp_replied.wrapping_mul(settings.hz))
 }
 
-/// Whether a TCP connection ended: a reset by either side, or a FIN by both (RFC 9293 §3.6). A SYN
-/// that finds it may then choose again, as over a socket in TIME-WAIT.
+/// Whether a connection ended: a reset by either side, or a FIN by both (RFC 9293 §3.6); of SCTP the
+/// like. What opens one may then choose again, as over a socket in TIME-WAIT.
 #[inline(always)]
 fn is_finished<A: Address, T: Tables<A>>(tables: &T, seen: u8, other: &FlowKey<A>) -> bool {
     let back = tables.flow(other).map_or(0, |slot| slot.value().seen);
     (seen | back) & Seen::RST != 0 || seen & back & Seen::FIN != 0
 }
 
-/// A SYN of no flow: where what is left of a finished connection would translate the replies to it, that
+/// A SYN or INIT of no flow: where what is left of a finished connection would translate the replies to it, that
 /// goes.
 ///
 /// The client used the same port before to reach the same backend through a Service of this node, and

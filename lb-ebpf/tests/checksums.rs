@@ -18,6 +18,7 @@ both_families![
     translations_sum_up,
     udp_without_checksum_keeps_none,
     udp_checksum_is_never_zero_by_correction,
+    sctp_checksum_left_to_the_device_stays_so,
 ];
 
 /// Whether all checksums of a frame are what etherparse computes.
@@ -119,6 +120,23 @@ fn udp_without_checksum_keeps_none<A: Answer>(world: &mut World<A>) {
         let to = world.flow(&tuple).unwrap().translated(proto::UDP);
         let wanted = world::hop(&craft.translated(&to), [OWN, ROUTER]);
         assert_eq!(bytes, wanted.frame());
+    }
+}
+
+/// The device computes it over the packet as it leaves.
+fn sctp_checksum_left_to_the_device_stays_so<A: Answer>(world: &mut World<A>) {
+    let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::SCTP, &["remote-pod"]);
+    let tuple = key("client", 4000, "node", 30000, proto::SCTP);
+    for checksum in [Checksum::None, Checksum::Complete] {
+        let craft = Craft { checksum, ..sent::<A>(&tuple, [ROUTER, OWN]) };
+        for hook in [Hook::ExternalIn, Hook::Xdp] {
+            let (decision, bytes) = world.run(hook, EXTERNAL, &craft.frame());
+            assert_eq!(decision.verdict, Verdict::Redirect);
+            let to = world.flow(&tuple).unwrap().translated(proto::SCTP);
+            assert_ne!((to.sport, to.dport), (tuple.sport, tuple.dport));
+            let wanted = world::hop(&craft.translated(&to), [OWN, ROUTER]);
+            assert_eq!(bytes, wanted.frame());
+        }
     }
 }
 

@@ -15,6 +15,9 @@ both_families![
     tcp_stays_with_a_backend_that_left,
     udp_leaves_a_backend_that_left_at_its_next_packet,
     udp_is_refused_when_the_last_backend_left,
+    what_the_chunks_of_sctp_show,
+    an_init_chooses_again_only_over_a_finished_association,
+    sctp_leaves_a_backend_that_left_and_begins_anew,
     an_unanswered_udp_flow_ends_early,
     an_answered_udp_flow_ends_late,
     a_connected_sockets_datagram_is_no_node_ports,
@@ -193,6 +196,87 @@ fn udp_is_refused_when_the_last_backend_left<A: Answer>(world: &mut World<A>) {
     let (decision, _) = world.run(Hook::PodIn, POD_DEVICE, &frame);
     assert_eq!((decision.verdict, decision.reason), (Verdict::Answer, Reason::NoBackend));
     assert!(world.tables.flows.borrow().is_empty());
+}
+
+const INIT: u8 = 1;
+const INIT_ACK: u8 = 2;
+const ABORT: u8 = 6;
+const SHUTDOWN: u8 = 7;
+const SHUTDOWN_ACK: u8 = 8;
+const COOKIE_ECHO: u8 = 10;
+const COOKIE_ACK: u8 = 11;
+const SHUTDOWN_COMPLETE: u8 = 14;
+const DATA: u8 = 0;
+
+fn what_the_chunks_of_sctp_show<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::SCTP, &["other-pod"]);
+    let (packet, ack) = (Seen::PACKET, Seen::PACKET | Seen::ACK);
+    assert_eq!(talk.says(INIT), Reason::NewFlow);
+    assert_eq!(talk.hears(INIT_ACK), Reason::Reply);
+    assert_eq!(talk.says(COOKIE_ECHO), Reason::Forward);
+    assert_eq!(talk.seen(), [packet, packet]);
+    assert_eq!(talk.hears(COOKIE_ACK), Reason::Reply);
+    assert_eq!(talk.seen(), [packet, ack]);
+    assert_eq!(talk.says(DATA), Reason::Forward);
+    assert_eq!(talk.says(SHUTDOWN), Reason::Forward);
+    assert_eq!(talk.hears(SHUTDOWN_ACK), Reason::Reply);
+    assert_eq!(talk.seen(), [ack | Seen::FIN, ack | Seen::FIN]);
+    assert_eq!(talk.says(SHUTDOWN_COMPLETE), Reason::Forward);
+    assert_eq!(talk.seen()[0], ack | Seen::FIN | Seen::RST);
+}
+
+fn an_init_chooses_again_only_over_a_finished_association<A: Answer>(world: &mut World<A>) {
+    let cases: [(&[u8], &[u8], bool); 8] = [
+        (&[INIT], &[], false),
+        (&[INIT], &[INIT_ACK], false),
+        (&[INIT, COOKIE_ECHO, DATA], &[INIT_ACK, COOKIE_ACK, DATA], false),
+        (&[INIT, COOKIE_ECHO, SHUTDOWN], &[INIT_ACK, COOKIE_ACK], false),
+        (&[INIT, COOKIE_ECHO, SHUTDOWN], &[INIT_ACK, COOKIE_ACK, SHUTDOWN_ACK], true),
+        (&[INIT, COOKIE_ECHO], &[INIT_ACK, COOKIE_ACK, SHUTDOWN_COMPLETE], true),
+        (&[INIT, ABORT], &[INIT_ACK], true),
+        (&[INIT], &[ABORT], true),
+    ];
+    for (client, backend, over) in cases {
+        let mut talk = Talk::new(world, proto::SCTP, &["other-pod", "remote-pod"]);
+        talk.choose(false);
+        for chunk in client {
+            let _ = talk.says(*chunk);
+        }
+        for chunk in backend {
+            assert_eq!(talk.hears(*chunk), Reason::Reply);
+        }
+        assert_eq!(talk.backend(), addr("other-pod"));
+        talk.choose(true);
+        // An INIT over an association that lives is one sent again, or of a client that began anew:
+        // either way its backend knows best.
+        let (reason, to) =
+            if over { (Reason::NewFlow, "remote-pod") } else { (Reason::Forward, "other-pod") };
+        assert_eq!(talk.says(INIT), reason, "{client:?} {backend:?}");
+        assert_eq!(talk.backend(), addr(to));
+        world.assert_pairs();
+        assert_eq!(world.tables.flows.borrow().len(), 2);
+    }
+}
+
+/// CT-8.
+fn sctp_leaves_a_backend_that_left_and_begins_anew<A: Answer>(world: &mut World<A>) {
+    for (chunk, reason) in [(INIT, Reason::NewFlow), (DATA, Reason::NoFlow)] {
+        let mut talk = Talk::new(world, proto::SCTP, &["other-pod", "remote-pod"]);
+        talk.choose(false);
+        let _ = talk.says(INIT);
+        let _ = talk.hears(INIT_ACK);
+        assert_eq!(talk.says(COOKIE_ECHO), Reason::Forward);
+        talk.world.set_state(1, BackendState::Gone);
+        talk.choose(true);
+        assert_eq!(talk.says(chunk), reason);
+        if chunk == DATA {
+            assert!(talk.world.tables.flows.borrow().is_empty());
+            assert_eq!(talk.says(INIT), Reason::NewFlow);
+        }
+        assert_eq!(talk.backend(), addr("remote-pod"));
+        world.assert_pairs();
+        assert_eq!(world.tables.flows.borrow().len(), 2);
+    }
 }
 
 fn an_unanswered_udp_flow_ends_early<A: Answer>(world: &mut World<A>) {

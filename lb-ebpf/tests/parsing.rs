@@ -48,7 +48,7 @@ fn kinds<A: Answer>() -> Vec<(Craft, Option<Reason>)> {
         (udp.clone(), None),
         (empty, None),
         (icmp, Some(Reason::Icmp)),
-        (of(proto::SCTP), Some(Reason::Sctp)),
+        (of(proto::SCTP), None),
         (gre, Some(Reason::OtherProtocol)),
         (Craft { vlan: Some(5), ..tcp.clone() }, Some(Reason::NotIp)),
     ];
@@ -73,7 +73,7 @@ fn kinds<A: Answer>() -> Vec<(Craft, Option<Reason>)> {
 
 fn world<A: Answer>() -> World<A> {
     let mut world = World::new();
-    for proto in [proto::TCP, proto::UDP] {
+    for proto in [proto::TCP, proto::UDP, proto::SCTP] {
         let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &["remote-pod"]);
     }
     world
@@ -96,7 +96,6 @@ fn every_truncation_passes_untouched<A: Answer>(_: &mut World<A>) {
                     Reason::Ipv4Options,
                     Reason::Ipv6Extension,
                     Reason::OtherProtocol,
-                    Reason::Sctp,
                     Reason::Icmp,
                     Reason::Malformed,
                 ];

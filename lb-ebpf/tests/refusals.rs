@@ -15,6 +15,8 @@ use world::{EXTERNAL, OWN, POD, POD_DEVICE, POD_OWN, ROUTER, World, key, sent};
 both_families![
     tcp_is_reset,
     udp_is_told_that_the_port_is_unreachable,
+    sctp_is_told_too_and_can_tell_by_its_tag,
+    sctp_strays_are_answered_only_where_they_would_leave,
     a_quoted_checksum_left_to_the_device_counts_as_finished,
     resets_are_never_answered,
     xdp_leaves_answers_to_tc,
@@ -94,11 +96,11 @@ fn tcp_is_reset<A: Answer>(_: &mut World<A>) {
     }
 }
 
-/// The quoted part: IP header and eight bytes.
-fn unreachable_of(craft: &Craft) -> Vec<u8> {
+/// The quoted part: IP header and `length` bytes.
+fn unreachable_of(craft: &Craft, length: usize) -> Vec<u8> {
     let frame = craft.frame();
     let ip_len = if craft.src.is_ipv4() { 20 } else { 40 };
-    let quoted = frame[14..14 + ip_len + 8].to_vec();
+    let quoted = frame[14..14 + ip_len + length].to_vec();
     let (kind, code) = if craft.src.is_ipv4() { (3, 3) } else { (1, 4) };
     let answer = Craft {
         eth: [craft.eth[1], craft.eth[0]],
@@ -141,10 +143,48 @@ fn udp_is_told_that_the_port_is_unreachable<A: Answer>(_: &mut World<A>) {
                 };
                 let (decision, bytes) = refusing::<A>().run(hook, device, &craft.frame());
                 assert_eq!(decision, Decision::new(Verdict::Answer, Reason::NoBackend));
-                assert_eq!(bytes, unreachable_of(&craft), "{craft:?}");
+                assert_eq!(bytes, unreachable_of(&craft, 8), "{craft:?}");
             }
         }
     }
+}
+
+/// An INIT says whose it is behind the head of its chunk, every other packet in its header.
+fn sctp_is_told_too_and_can_tell_by_its_tag<A: Answer>(_: &mut World<A>) {
+    for (hook, device, from, to) in [
+        (Hook::PodIn, POD_DEVICE, "pod", ("vip", 80)),
+        (Hook::ExternalIn, EXTERNAL, "client", ("node", 30000)),
+        (Hook::ExternalOut, EXTERNAL, "node", ("vip", 80)),
+        (Hook::LoopbackOut, 1, "node", ("node", 30000)),
+    ] {
+        for payload in [vec![1; 16], vec![7; 1300]] {
+            let tuple = key(from, 4000, to.0, to.1, proto::SCTP);
+            let craft = Craft { payload, ..sent::<A>(&tuple, [ROUTER, OWN]) };
+            let (decision, bytes) = refusing::<A>().run(hook, device, &craft.frame());
+            assert_eq!(decision, Decision::new(Verdict::Answer, Reason::NoBackend));
+            assert_eq!(bytes, unreachable_of(&craft, 20), "{craft:?}");
+        }
+    }
+    let craft = sent::<A>(&key("pod", 4000, "vip", 81, proto::SCTP), [POD, POD_OWN]).flags(0);
+    let (decision, bytes) = refusing::<A>().run(Hook::PodIn, POD_DEVICE, &craft.frame());
+    assert_eq!(decision, Decision::new(Verdict::Answer, Reason::UnknownPort));
+    assert_eq!(bytes, unreachable_of(&craft, 8));
+}
+
+fn sctp_strays_are_answered_only_where_they_would_leave<A: Answer>(_: &mut World<A>) {
+    let mut world = World::<A>::new();
+    let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto::SCTP, &["pod"]);
+    // DATA, SACK, COOKIE ECHO, SHUTDOWN: nothing but an INIT begins.
+    for chunk in [0, 3, 10, 7] {
+        let tuple = key("node", 4000, "vip", 80, proto::SCTP);
+        let craft = sent::<A>(&tuple, [OWN, ROUTER]).flags(chunk);
+        let (decision, bytes) = world.run(Hook::ExternalOut, EXTERNAL, &craft.frame());
+        assert_eq!(decision, Decision::new(Verdict::Answer, Reason::StrayPacket));
+        assert_eq!(bytes, unreachable_of(&craft, 8));
+        let (decision, _) = world.run(Hook::ExternalIn, EXTERNAL, &craft.frame());
+        assert_eq!(decision, Decision::pass(Reason::NoFlow));
+    }
+    assert!(world.tables.flows.borrow().is_empty());
 }
 
 /// The sender's device finishes the quoted checksum after us (CHECKSUM_PARTIAL): it sums from the
@@ -175,6 +215,14 @@ fn resets_are_never_answered<A: Answer>(_: &mut World<A>) {
     let (decision, bytes) = refusing::<A>().run(Hook::PodIn, POD_DEVICE, &craft.frame());
     assert_eq!(decision, Decision::drop(Reason::StrayReset));
     assert_eq!(bytes, craft.frame());
+    // ABORT and SHUTDOWN COMPLETE.
+    for chunk in [6, 14] {
+        let tuple = key("pod", 4000, "vip", 81, proto::SCTP);
+        let craft = sent::<A>(&tuple, [POD, POD_OWN]).flags(chunk);
+        let (decision, bytes) = refusing::<A>().run(Hook::PodIn, POD_DEVICE, &craft.frame());
+        assert_eq!(decision, Decision::drop(Reason::StrayReset));
+        assert_eq!(bytes, craft.frame());
+    }
 }
 
 fn xdp_leaves_answers_to_tc<A: Answer>(_: &mut World<A>) {
@@ -260,7 +308,7 @@ fn pings_and_other_protocols_of_a_vip_are_unreachable<A: Answer>(_: &mut World<A
             let (decision, bytes) = refusing::<A>().run(hook, device, &craft.frame());
             let wanted = Decision::new(Verdict::Answer, Reason::UnknownProtocol);
             assert_eq!(decision, wanted, "{craft:?}");
-            assert_eq!(bytes, unreachable_of(&craft), "{craft:?}");
+            assert_eq!(bytes, unreachable_of(&craft, 8), "{craft:?}");
         }
         // An address that may be others' too, whatever frontends it has.
         for craft in foreign::<A>(from, "node") {

@@ -65,7 +65,6 @@ fn kernel_and_host_agree_on_random_packets() {
         Reason::Ipv4Options,
         Reason::Ipv6Extension,
         Reason::Icmp,
-        Reason::Sctp,
         Reason::Malformed,
         Reason::OtherHook,
         Reason::LeftToTc,

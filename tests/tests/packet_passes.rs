@@ -33,7 +33,6 @@ fn kinds<A: Answer>() -> Vec<(&'static str, Craft, Option<Reason>)> {
         ("UDP", udp.clone(), None),
         ("UDP without data", Craft { payload: vec![], ..udp.clone() }, None),
         ("ICMP", Craft { transport: Transport::Icmp(3, 0), ..udp.clone() }, Some(Reason::Icmp)),
-        ("SCTP", of(proto::SCTP), Some(Reason::Sctp)),
         ("GRE", to("node", 47), Some(Reason::OtherProtocol)),
         ("ESP", to("node", 50), Some(Reason::OtherProtocol)),
         ("VLAN", Craft { vlan: Some(5), ..tcp.clone() }, Some(Reason::NotIp)),

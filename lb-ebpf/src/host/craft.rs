@@ -54,6 +54,13 @@ pub enum Transport {
     },
     /// UDP.
     Udp,
+    /// SCTP with one chunk, of which the payload is the value.
+    Sctp {
+        /// Verification tag.
+        tag: u32,
+        /// Type of the chunk.
+        chunk: u8,
+    },
     /// ICMP or ICMPv6, by the family: type and code.
     Icmp(u8, u8),
     /// Ports and nothing else, under this protocol number.
@@ -65,23 +72,24 @@ pub enum Transport {
 pub enum Checksum {
     /// The checksum.
     Complete,
-    /// Zero: none (UDP).
+    /// Zero: none (UDP), or left to the device (SCTP).
     None,
-    /// The sum of the pseudo-header: the device is to finish it.
+    /// The sum of the pseudo-header: the device is to finish it. Zero for SCTP, which has none.
     Partial,
     /// This value.
     Raw(u16),
 }
 
 impl Craft {
-    /// A packet with the addresses and ports of `tuple` and its protocol: a TCP SYN, UDP, or just
-    /// ports.
+    /// A packet with the addresses and ports of `tuple` and its protocol: a TCP SYN, UDP, an SCTP INIT,
+    /// or just ports.
     pub fn of<A: Address>(tuple: &FlowKey<A>) -> Self {
         let transport = match tuple.proto {
             proto::TCP => {
                 Transport::Tcp { flags: 2, seq: 0x0102_0304, ack: 0, options: Vec::new() }
             }
             proto::UDP => Transport::Udp,
+            proto::SCTP => Transport::Sctp { tag: 0, chunk: 1 },
             other => Transport::Ports(other),
         };
         Self {
@@ -113,11 +121,15 @@ impl Craft {
         }
     }
 
-    /// The same packet with these control bits; for TCP.
+    /// The same packet with these control bits, for TCP; with this type of chunk, for SCTP.
     #[must_use]
     pub fn flags(mut self, bits: u8) -> Self {
-        if let Transport::Tcp { flags, .. } = &mut self.transport {
-            *flags = bits;
+        match &mut self.transport {
+            Transport::Tcp { flags, .. } => *flags = bits,
+            Transport::Sctp { tag, chunk } => {
+                (*tag, *chunk) = (if bits == 1 { 0 } else { 0x5555_aaaa }, bits);
+            }
+            Transport::Udp | Transport::Icmp(..) | Transport::Ports(_) => {}
         }
         self
     }
@@ -127,6 +139,7 @@ impl Craft {
         match &self.transport {
             Transport::Tcp { .. } => proto::TCP,
             Transport::Udp => proto::UDP,
+            Transport::Sctp { .. } => proto::SCTP,
             Transport::Icmp(..) if self.src.is_ipv4() => proto::ICMP,
             Transport::Icmp(..) => proto::ICMPV6,
             Transport::Ports(number) => *number,
@@ -201,6 +214,20 @@ impl Craft {
                 out.extend([0, 0]);
                 Some(6)
             }
+            Transport::Sctp { tag, chunk } => {
+                out.extend([self.sport.to_be_bytes(), self.dport.to_be_bytes()].concat());
+                out.extend(tag.to_be_bytes());
+                out.extend([0, 0, 0, 0, *chunk, 0]);
+                out.extend(length16(4 + self.payload.len()));
+                out.extend(&self.payload);
+                let check = match self.checksum {
+                    Checksum::None | Checksum::Partial => 0,
+                    Checksum::Raw(value) => u32::from(value),
+                    Checksum::Complete => crc32c(&out),
+                };
+                out[8..12].copy_from_slice(&check.to_le_bytes());
+                return out;
+            }
             Transport::Icmp(kind, code) => {
                 out.extend([*kind, *code, 0, 0, 0, 0, 0, 0]);
                 Some(2)
@@ -253,6 +280,15 @@ pub fn sum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     u16::try_from(sum).expect("folded to 16 bits")
+}
+
+/// The CRC32c of SCTP (RFC 9260, appendix A), bit by bit.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc: u32, _| {
+            if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 }
+        })
+    })
 }
 
 fn length16(length: usize) -> [u8; 2] {

@@ -301,4 +301,4 @@ pub(crate) fn to_host(ifindex: u32, reason: Reason) -> Decision {
     Decision { ifindex, verdict: Verdict::ToHost, reason }
 }
 
-pub(crate) const PROTOS: [u8; 2] = [proto::TCP, proto::UDP];
+pub(crate) const PROTOS: [u8; 3] = [proto::TCP, proto::UDP, proto::SCTP];

@@ -203,13 +203,15 @@ fn program(hook: Hook, action: Option<Action>, xdp: bool) -> &'static str {
 /// What a connection is at, from what both directions have shown.
 fn state(flow: &Flow, other: Option<&Flow>) -> &'static str {
     let theirs = other.map_or(0, |other| other.seen);
-    if flow.key.proto != proto::TCP {
+    if flow.key.proto == proto::UDP {
         return if flow.seen & theirs & Seen::PACKET != 0 { "replied" } else { "unreplied" };
     }
     let both = flow.seen & theirs;
     let any = flow.seen | theirs;
     if any & Seen::RST != 0 {
-        "reset"
+        // An association ends by SHUTDOWN COMPLETE, which nobody answers, or by ABORT.
+        let shut = flow.key.proto == proto::SCTP && any & Seen::FIN != 0;
+        if shut { "closed" } else { "reset" }
     } else if both & Seen::FIN != 0 {
         "closed"
     } else if any & Seen::FIN != 0 {

@@ -19,6 +19,12 @@ pub struct Lifetimes {
     pub closed: u32,
     /// TCP, reset.
     pub reset: u32,
+    /// SCTP, not yet established, or being shut down.
+    pub sctp_opening: u32,
+    /// SCTP, established.
+    pub sctp_established: u32,
+    /// SCTP, aborted or shut down.
+    pub sctp_ended: u32,
     /// UDP without a reply.
     pub udp_unreplied: u32,
     /// UDP with replies.
@@ -32,13 +38,18 @@ impl Default for Lifetimes {
 }
 
 impl Lifetimes {
-    /// Those of the kernel's own connection tracking, where it has them.
+    /// Those of the kernel's own connection tracking, where it has them; but an established SCTP
+    /// association may be silent for an hour, where the kernel's tracking counts on heartbeats, which
+    /// an application can turn off.
     pub const DEFAULT: Self = Self {
         half_open: 60,
         established: 24 * 3600,
         half_closed: 3600,
         closed: 120,
         reset: 10,
+        sctp_opening: 60,
+        sctp_established: 3600,
+        sctp_ended: 10,
         udp_unreplied: 30,
         udp_replied: 120,
     };
@@ -51,17 +62,30 @@ impl Lifetimes {
             half_closed,
             closed,
             reset,
+            sctp_opening,
+            sctp_established,
+            sctp_ended,
             udp_unreplied,
             udp_replied,
         } = self;
         let tcp = half_open.min(established).min(half_closed).min(closed).min(reset);
-        tcp.min(udp_unreplied).min(udp_replied)
+        let sctp = sctp_opening.min(sctp_established).min(sctp_ended);
+        tcp.min(sctp).min(udp_unreplied).min(udp_replied)
     }
 
     /// How long a flow may be idle whose two directions have shown these bits of [`Seen`].
     pub fn of(&self, protocol: u8, forward: u8, reverse: u8) -> u32 {
         let both = forward & reverse;
         let either = forward | reverse;
+        if protocol == proto::SCTP {
+            return if either & Seen::RST != 0 {
+                self.sctp_ended
+            } else if either & Seen::FIN == 0 && reverse & Seen::ACK != 0 {
+                self.sctp_established
+            } else {
+                self.sctp_opening
+            };
+        }
         if protocol != proto::TCP {
             return if reverse & Seen::PACKET != 0 { self.udp_replied } else { self.udp_unreplied };
         }
@@ -129,6 +153,19 @@ mod tests {
         ];
         for (forward, reverse, lifetime, what) in tcp {
             assert_eq!(l.of(proto::TCP, forward, reverse), lifetime, "{what}");
+        }
+        let sctp = [
+            (p, 0, l.sctp_opening, "INIT"),
+            (p, p, l.sctp_opening, "COOKIE ECHO, INIT ACK: not proven yet"),
+            (p, ack, l.sctp_established, "COOKIE ACK"),
+            (ack, ack, l.sctp_established, "data"),
+            (fin, ack, l.sctp_opening, "SHUTDOWN"),
+            (fin, fin, l.sctp_opening, "SHUTDOWN ACK"),
+            (fin | Seen::RST, fin, l.sctp_ended, "SHUTDOWN COMPLETE"),
+            (ack, rst, l.sctp_ended, "ABORT by the server"),
+        ];
+        for (forward, reverse, lifetime, what) in sctp {
+            assert_eq!(l.of(proto::SCTP, forward, reverse), lifetime, "{what}");
         }
         assert_eq!(l.of(proto::UDP, p, 0), l.udp_unreplied);
         assert_eq!(l.of(proto::UDP, p, p), l.udp_replied);

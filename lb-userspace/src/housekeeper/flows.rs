@@ -45,7 +45,7 @@ pub(super) struct Terms<'a> {
     pub(super) now: Jiffies,
     pub(super) hz: u32,
     pub(super) lifetimes: &'a Lifetimes,
-    /// Backends whose UDP flows go at once.
+    /// Backends whose UDP and SCTP flows go at once.
     pub(super) gone: &'a HashSet<u32>,
 }
 

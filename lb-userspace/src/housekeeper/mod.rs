@@ -50,9 +50,9 @@ pub enum HousekeeperError {
 pub struct Removed {
     /// Flows that were idle for longer than their lifetime.
     pub expired: usize,
-    /// UDP flows over IPv4 whose backend left.
+    /// UDP and SCTP flows over IPv4 whose backend left.
     pub stale4: usize,
-    /// UDP flows over IPv6 whose backend left.
+    /// UDP and SCTP flows over IPv6 whose backend left.
     pub stale6: usize,
     /// Entries without the other one of their pair.
     pub orphans: usize,
@@ -74,7 +74,7 @@ impl Removed {
         self.sockets += sockets;
     }
 
-    /// UDP flows whose backend left.
+    /// UDP and SCTP flows whose backend left.
     pub fn stale(&self) -> usize {
         self.stale4 + self.stale6
     }
