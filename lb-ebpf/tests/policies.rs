@@ -11,6 +11,7 @@ use lb_common::{
 };
 use lb_ebpf::{
     Decision, Verdict,
+    host::craft::{Craft, Transport},
     refuse::Answer,
     socket::{Call, Outcome, connect, sendmsg},
 };
@@ -25,6 +26,7 @@ both_families![
     nobody_anywhere_is_refused,
     a_datagram_to_a_socket_of_the_node_is_no_new_flow,
     only_a_cluster_ip_answers_strays,
+    other_ports_of_an_external_address_are_left_alone,
 ];
 
 /// The way a client's packets take to us.
@@ -229,5 +231,28 @@ fn only_a_cluster_ip_answers_strays<A: Answer>(_: &mut World<A>) {
             Decision::pass(Reason::NoFlow)
         };
         assert_eq!(decision, wanted, "{row:?} {kind:?}");
+    });
+}
+
+/// LB-8, and a ping of the same address: others may be behind it.
+fn other_ports_of_an_external_address_are_left_alone<A: Answer>(_: &mut World<A>) {
+    each_row::<A>([&["remote-pod"], &["other-pod"]], |world, row, kind, way, proto| {
+        if kind == ClusterIp {
+            return;
+        }
+        let Way::Packet(hook, device, from) = way else {
+            let made = connect(&world.tables, &world.env, &Call { port: 81, ..call(kind, proto) });
+            assert_eq!(made, Outcome::Untouched(Reason::NotService), "{row:?}");
+            return;
+        };
+        let other_port = sent::<A>(&key(from, 4000, place(kind), 81, proto), macs(hook));
+        let kinds = [8, 128].map(|kind| Transport::Icmp(kind, 0));
+        let pings = kinds.map(|transport| Craft { transport, ..other_port.clone() });
+        let gre = sent::<A>(&key(from, 4000, place(kind), 80, 47), macs(hook));
+        for craft in pings.into_iter().chain([other_port, gre]) {
+            let (decision, bytes) = world.run(hook, device, &craft.frame());
+            assert_eq!(decision.verdict, Verdict::Pass, "{row:?} {kind:?} {craft:?}");
+            assert_eq!(bytes, craft.frame());
+        }
     });
 }
