@@ -79,7 +79,7 @@ impl Dump<'_> {
         };
         let (cluster, local) = slots.split_at_checked(value.len as usize).unwrap_or_default();
         self.set(&mut line, cluster, "refused");
-        if value.is_local() || !local.is_empty() {
+        if (value.is_local() && value.len > 0) || !local.is_empty() {
             line.push_str("; on this node ");
             self.set(&mut line, local, "dropped");
         }
