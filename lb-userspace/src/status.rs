@@ -11,6 +11,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use lb_common::names;
 use serde::{Deserialize, Serialize};
 
 /// The state of one agent.
@@ -226,6 +227,14 @@ pub struct Counters {
     /// How often the maps were compared with what was written to them.
     #[serde(default)]
     pub compared: u64,
+}
+
+impl MapStatus {
+    /// Whether nothing new fits. Maps that evict what was used longest ago are never full.
+    pub fn is_full(&self) -> bool {
+        let evicts = [names::LB4_AFFINITY, names::LB6_AFFINITY].contains(&self.map.as_str());
+        !evicts && self.capacity > 0 && self.used >= self.capacity
+    }
 }
 
 impl Status {

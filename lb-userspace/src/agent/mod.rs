@@ -270,7 +270,7 @@ impl Agent {
     /// Takes in what the housekeeper found: backends that no flow names may have their ids freed.
     fn swept(&mut self, Report { removed, round }: &Report) {
         let flows = removed.flows();
-        if flows + removed.socks + removed.sockets > 0 {
+        if flows + removed.socks + removed.sockets + removed.affinity > 0 {
             debug!(?removed, "flows ended");
         }
         let expired = u64::try_from(flows).unwrap_or(u64::MAX);

@@ -90,7 +90,7 @@ impl Report {
             ailments.push(error.clone());
         }
         for map in datapath.iter().flat_map(|datapath| &datapath.maps) {
-            if map.capacity > 0 && map.used >= map.capacity {
+            if map.is_full() {
                 ailments.push(format!("map {} is full", map.map));
             }
         }

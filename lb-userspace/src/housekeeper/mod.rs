@@ -1,8 +1,10 @@
-//! The housekeeper: removes flows that are over, and tells which backends nothing names any more.
+//! The housekeeper: removes flows that are over and clients' claims to a backend, and tells which
+//! backends nothing names any more.
 //!
 //! It sweeps in slices of bounded size, so that it never holds a CPU for long. Invariant: it deletes
 //! entries of the datapath and never edits them.
 
+mod affinity;
 mod expiry;
 mod flows;
 mod sockets;
@@ -13,13 +15,14 @@ use std::{collections::HashSet, path::Path, time::Instant};
 
 use lb_common::{Addr4, Addr6, BackendState, BackendValue};
 
+use self::{
+    affinity::Affinity,
+    flows::{Flows, Terms},
+    socks::Socks,
+};
 pub use self::{
     expiry::{Lifetimes, expired},
     worker::{Report, Worker},
-};
-use self::{
-    flows::{Flows, Terms},
-    socks::Socks,
 };
 use crate::{
     clock::{Clock, ClockError},
@@ -60,18 +63,21 @@ pub struct Removed {
     pub socks: usize,
     /// Connected UDP sockets that were ended because their backend left.
     pub sockets: usize,
+    /// Clients that are no longer bound to a backend.
+    pub affinity: usize,
 }
 
 impl Removed {
     /// Adds what another sweep removed.
     pub fn add(&mut self, other: Self) {
-        let Self { expired, stale4, stale6, orphans, socks, sockets } = other;
+        let Self { expired, stale4, stale6, orphans, socks, sockets, affinity } = other;
         self.expired += expired;
         self.stale4 += stale4;
         self.stale6 += stale6;
         self.orphans += orphans;
         self.socks += socks;
         self.sockets += sockets;
+        self.affinity += affinity;
     }
 
     /// UDP and SCTP flows whose backend left.
@@ -104,7 +110,7 @@ impl Round {
     }
 }
 
-/// Sweeps the flow and socket maps.
+/// Sweeps the flow, socket and affinity maps.
 #[derive(Debug)]
 pub struct Housekeeper {
     clock: Clock,
@@ -113,6 +119,8 @@ pub struct Housekeeper {
     flows6: Flows<Addr6>,
     socks4: Socks<Addr4>,
     socks6: Socks<Addr6>,
+    affinity4: Affinity<Addr4>,
+    affinity6: Affinity<Addr6>,
     backends4: Table<u32, BackendValue<Addr4>>,
     backends6: Table<u32, BackendValue<Addr6>>,
     stage: Stage,
@@ -128,6 +136,8 @@ enum Stage {
     Flows6,
     Socks4,
     Socks6,
+    Affinity4,
+    Affinity6,
 }
 
 impl Housekeeper {
@@ -144,6 +154,8 @@ impl Housekeeper {
             flows6: Flows::open(maps)?,
             socks4: Socks::open(maps)?,
             socks6: Socks::open(maps)?,
+            affinity4: Affinity::open(maps)?,
+            affinity6: Affinity::open(maps)?,
             backends4: Table::open(maps, Addr4::BACKENDS, Access::Read)?,
             backends6: Table::open(maps, Addr6::BACKENDS, Access::Read)?,
             stage: Stage::Start,
@@ -170,6 +182,7 @@ impl Housekeeper {
             lifetimes: &self.lifetimes,
             gone: &self.gone,
         };
+        let time = (terms.now, terms.hz);
         let Round { named, entries, .. } = &mut self.round;
         let (last, next) = match self.stage {
             Stage::Start | Stage::Flows4 => {
@@ -180,7 +193,13 @@ impl Housekeeper {
                 (self.socks4.sweep(&self.gone, named, entries, removed)?, Stage::Socks6)
             }
             Stage::Socks6 => {
-                (self.socks6.sweep(&self.gone, named, entries, removed)?, Stage::Start)
+                (self.socks6.sweep(&self.gone, named, entries, removed)?, Stage::Affinity4)
+            }
+            Stage::Affinity4 => {
+                (self.affinity4.sweep(time, &self.gone, entries, removed)?, Stage::Affinity6)
+            }
+            Stage::Affinity6 => {
+                (self.affinity6.sweep(time, &self.gone, entries, removed)?, Stage::Start)
             }
         };
         if !last {

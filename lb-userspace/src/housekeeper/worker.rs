@@ -88,7 +88,7 @@ fn visit(
 ) -> Result<Option<Round>, super::HousekeeperError> {
     let slices = (entries / VISITS).max(AT_LEAST).div_ceil(super::SLICE);
     // Each map ends with a slice of its own.
-    for _slice in 0..slices + 4 {
+    for _slice in 0..slices + 6 {
         if let Some(round) = housekeeper.slice(removed)? {
             return Ok(Some(round));
         }

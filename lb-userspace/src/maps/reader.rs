@@ -276,8 +276,9 @@ impl Reader {
         BackendValue<A>: Pod,
         FlowKey<A>: Pod,
         FlowValue<A>: Pod,
+        AffinityKey<A>: Pod,
     {
-        let (mut frontends, mut flows, mut sources) = (0, 0, 0);
+        let (mut frontends, mut flows, mut sources, mut clients) = (0, 0, 0, 0);
         self.table(A::FRONTENDS)?.for_each(|_: &FrontendKey<A>, value: &FrontendValue| {
             frontends += 1;
             let _new = ranges.insert((value.base, value.slots()));
@@ -287,7 +288,9 @@ impl Reader {
         })?;
         self.flows::<A>(|_, _| flows += 1)?;
         self.table(A::RANGES)?.for_each(|_: &A::LpmKey, _: &u32| sources += 1)?;
-        usage.extend([(A::FRONTENDS, frontends), (A::FLOWS, flows), (A::RANGES, sources)]);
+        self.table(A::AFFINITY)?.for_each(|_: &AffinityKey<A>, _: &AffinityValue| clients += 1)?;
+        usage.extend([(A::FRONTENDS, frontends), (A::FLOWS, flows)]);
+        usage.extend([(A::RANGES, sources), (A::AFFINITY, clients)]);
         Ok(())
     }
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use lb_common::{
-    Addr4, BackendState, BackendValue, FlowKey, FlowValue, Seen, SockDirection, SockKey, SockValue,
-    names, proto,
+    Addr4, AffinityKey, AffinityValue, BackendState, BackendValue, FlowKey, FlowValue, FrontendKey,
+    FrontendKind, FrontendValue, Seen, SockDirection, SockKey, SockValue, names, proto,
 };
 use lb_userspace::{
     clock::Clock,
@@ -142,6 +142,59 @@ fn flows_end_by_age_and_by_backend_and_orphans_go() {
         assert_eq!(removed, Removed::default());
         assert!(round.names(BackendId(2)), "its TCP connection lives");
         assert!(!round.names(BackendId(3)), "nothing names it any more");
+    });
+}
+
+/// AFF-2, AFF-4: who came back too late, who was bound to a backend that left, and who was bound by a
+/// Service that is gone or has no affinity any more. The others keep their backend across a start.
+#[test]
+fn affinity_ends_by_age_by_backend_and_by_service() {
+    on_node("affinity", |node| {
+        let datapath = Datapath::open(&node.options()).unwrap();
+        let dir = datapath.paths().maps();
+        let maps = Maps::open(&dir);
+        maps.backend(1, BackendState::Serving);
+        maps.backend(2, BackendState::Gone);
+        let frontends: Table<FrontendKey<Addr4>, FrontendValue> =
+            Table::open(&dir, names::LB4_FRONTENDS, Access::ReadWrite).unwrap();
+        let affinity: Table<AffinityKey<Addr4>, AffinityValue> =
+            Table::open(&dir, names::LB4_AFFINITY, Access::ReadWrite).unwrap();
+        let vip = Addr4::from(Ipv4Addr::new(10, 96, 0, 1));
+        for (service, seconds) in [(1, 100), (2, 0), (3, 3600)] {
+            let kind = FrontendKind::ClusterIp as u8;
+            let value = FrontendValue { service, affinity: seconds, kind, ..Default::default() };
+            let port = u16::try_from(service).unwrap();
+            frontends.put(&FrontendKey::new(vip, port, proto::TCP), &value).unwrap();
+        }
+        let bind = |service: u32, host: u8, backend: u32, idle: u32| {
+            let client = Addr4::from(Ipv4Addr::new(192, 0, 2, host));
+            let key = AffinityKey { service, client };
+            affinity.put(&key, &AffinityValue { backend, last_used: maps.ago(idle) }).unwrap();
+            key
+        };
+        let kept = [bind(1, 1, 1, 0), bind(1, 2, 1, 60), bind(3, 1, 1, 1800), bind(1, 0, 1, 5)];
+        let over = [
+            bind(1, 3, 1, 102),
+            bind(3, 4, 1, 3602),
+            bind(1, 5, 2, 0),
+            bind(2, 6, 1, 0),
+            bind(4, 7, 1, 0),
+        ];
+        let mut housekeeper = Housekeeper::open(&dir, Lifetimes::default()).unwrap();
+        let (removed, round) = sweep(&mut housekeeper);
+        for key in kept {
+            assert!(affinity.get(&key).unwrap().is_some(), "{key:?}");
+        }
+        for key in over {
+            assert!(affinity.get(&key).unwrap().is_none(), "{key:?}");
+        }
+        assert_eq!(removed, Removed { affinity: over.len(), ..Removed::default() });
+        assert_eq!(round.entries, kept.len() + over.len());
+        // The Service loses its affinity: what was remembered does not come back with it.
+        let port = FrontendKey::new(vip, 1, proto::TCP);
+        frontends.put(&port, &FrontendValue { service: 1, ..Default::default() }).unwrap();
+        let (removed, _) = sweep(&mut housekeeper);
+        assert_eq!(removed.affinity, 3);
     });
 }
 

@@ -150,6 +150,10 @@ fn maps_that_are_full_or_missing_are_ailments() {
     full.maps[0].used = full.maps[0].capacity;
     let report = Report::new("/x".into(), Process::Running, Some(agent()), Ok(full));
     assert_eq!(report.ailments, ["map LB4_FLOWS is full"]);
+    let clients = MapStatus { map: "LB6_AFFINITY".into(), used: 9, capacity: 9 };
+    let evicting = Datapath { maps: vec![clients], ..datapath() };
+    let report = Report::new("/x".into(), Process::Running, Some(agent()), Ok(evicting));
+    assert!(report.healthy, "the client that was away longest makes way: {:?}", report.ailments);
     let report = Report::new("/x".into(), Process::Running, Some(agent()), Err("no maps".into()));
     assert_eq!(report.ailments, ["no maps"]);
 }
