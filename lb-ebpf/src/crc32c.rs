@@ -58,10 +58,10 @@ const fn advances() -> [Products; POWERS] {
     while k < POWERS {
         let mut nibble = 0;
         while nibble < 8 {
-            let mut value = 0;
+            let mut value = 0_u32;
             while value < 16 {
-                let remainder = (value as u32) << (4 * nibble);
-                all[k][nibble][value] = if k == 0 {
+                let remainder = value << (4 * nibble);
+                all[k][nibble][value as usize] = if k == 0 {
                     times_one_byte(remainder)
                 } else {
                     // Each power is the square of the one before.
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn every_length_up_to_the_longest_packet() {
-        let rest: Vec<u8> = (0..65_535_u32).map(|n| (n * 7 >> 3).to_le_bytes()[0]).collect();
+        let rest: Vec<u8> = (0..65_535_u32).map(|n| ((n * 7) >> 3).to_le_bytes()[0]).collect();
         let (old, new) = ([40_000, 80], [17_000, 8080]);
         let lengths = (0..300).chain([1460, 4095, 4096, 8999, 32_768, 65_535 - 12]);
         for length in lengths {

@@ -15,6 +15,7 @@ const fn proto(proto: Proto) -> &'static str {
     match proto {
         Proto::Tcp => "tcp",
         Proto::Udp => "udp",
+        Proto::Sctp => "sctp",
     }
 }
 

@@ -203,7 +203,7 @@ impl Lab {
         self.pods().find(|pod| pod.name() == name).with_context(|| format!("no pod {name}"))
     }
 
-    /// Lets every pod serve TCP and UDP of both families at a port.
+    /// Lets every pod serve TCP, UDP and SCTP of both families at a port.
     pub fn serve(&self, port: u16) -> Result<()> {
         self.pods().try_for_each(|pod| pod.serve(port))
     }

@@ -67,10 +67,10 @@ impl Pod {
         Ok(Self { worker, place, netns, addresses, device, node: format!("node{node_number}") })
     }
 
-    /// Serves TCP and UDP of both families at a port, answering with the pod's name.
+    /// Serves TCP, UDP and SCTP of both families at a port, answering with the pod's name.
     pub fn serve(&self, port: u16) -> Result<()> {
         for family in FAMILIES {
-            for proto in [Proto::Tcp, Proto::Udp] {
+            for proto in Proto::ALL {
                 self.worker.serve(proto, self.addresses.at(family, port))?;
             }
         }

@@ -1,4 +1,4 @@
-//! Records which TCP and UDP packets pass a device, by a packet socket.
+//! Records which TCP, UDP and SCTP packets pass a device, by a packet socket.
 //!
 //! A packet socket sees what arrives before tc ingress, and what leaves after tc egress: the same
 //! as the wire. Frames that XDP redirects it does not see; record those at the other end.
@@ -127,11 +127,15 @@ fn parse(frame: &[u8], out: bool) -> Option<Frame> {
             }
             _ => return None,
         };
-    if proto != 6 && proto != 17 {
+    if ![6, 17, 132].contains(&proto) {
         return None;
     }
     let port = |at: usize| Some(u16::from_be_bytes([*l4.get(at)?, *l4.get(at + 1)?]));
-    let flags = if proto == 6 { *l4.get(13)? } else { 0 };
+    let flags = match proto {
+        6 => *l4.get(13)?,
+        132 => *l4.get(12)?,
+        _ => 0,
+    };
     Some(Frame {
         out,
         proto,

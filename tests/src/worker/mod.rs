@@ -11,6 +11,7 @@ mod monitor;
 mod probe;
 mod protocol;
 mod run;
+mod sctp;
 mod serve;
 
 pub use handle::{Running, Worker};

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use super::{
     probe::{connect, one, retransmitted, unspecified},
     protocol::{Answer, MonitorKind, MonitorReport, Outcome, Proto, Transition, UdpStyle},
+    sctp::Association,
 };
 
 /// How long an answer may take before its request counts as lost.
@@ -56,6 +57,11 @@ impl Monitor {
                 let stream = connect(to, from, STALL)
                     .with_context(|| format!("connecting a stream to {to}"))?;
                 thread::spawn(move || stream_lines(&stream, every, &shared))
+            }
+            MonitorKind::Association => {
+                let association = Association::open(to, from, STALL)
+                    .with_context(|| format!("opening an association to {to}"))?;
+                thread::spawn(move || messages(association, every, &shared))
             }
             MonitorKind::Ping(style) => {
                 let socket = UdpSocket::bind(from.unwrap_or_else(|| unspecified(to)))?;
@@ -169,12 +175,36 @@ fn stream_lines(stream: &TcpStream, every: Duration, seen: &Seen) {
     seen.report().retransmitted = retransmitted(stream);
 }
 
+fn messages(mut association: Association, every: Duration, seen: &Seen) {
+    let mut last = Instant::now();
+    for number in 0_u64.. {
+        if seen.stopped() {
+            drop(association.close());
+            return;
+        }
+        seen.sent();
+        match association.ask(&number.to_string()).and_then(|text| numbered(&text, number)) {
+            Ok(answer) => seen.answered(&answer.by, &mut last),
+            Err(error) => {
+                seen.broken(format!("message {number}: {error}"));
+                return;
+            }
+        }
+        thread::sleep(every.saturating_sub(last.elapsed()).min(every));
+    }
+}
+
 fn line(mut to: &TcpStream, from: &mut impl BufRead, number: u64) -> io::Result<Answer> {
     to.write_all(format!("{number}\n").as_bytes())?;
     let mut text = String::new();
     if from.read_line(&mut text)? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    numbered(&text, number)
+}
+
+/// The answer to request `number`.
+fn numbered(text: &str, number: u64) -> io::Result<Answer> {
     let wrong = || io::Error::other(format!("answered {text:?}"));
     let (echo, rest) = text.split_once(' ').ok_or_else(wrong)?;
     if echo.parse() != Ok(number) {

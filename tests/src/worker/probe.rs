@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
     protocol::{Answer, Bulk, Failure, Outcome, Proto, Share, UdpStyle},
+    sctp::Association,
     serve::count_pattern,
 };
 
@@ -34,6 +35,7 @@ pub(super) fn one(
     let answer = match proto {
         Proto::Tcp => tcp(to, from, timeout),
         Proto::Udp => udp(style, to, from, timeout),
+        Proto::Sctp => sctp(to, from, timeout),
     };
     answer.unwrap_or_else(|error| outcome(&error))
 }
@@ -120,6 +122,23 @@ fn udp(
             return Ok(Answer::parse(rest).map_or(Outcome::Failed(text), Outcome::Answered));
         }
     }
+}
+
+fn sctp(to: SocketAddr, from: Option<SocketAddr>, timeout: Duration) -> io::Result<Outcome> {
+    let mut association = Association::open(to, from, timeout)?;
+    let token = format!("{}", std::process::id());
+    let text = match association.ask(&token) {
+        Ok(text) => text,
+        // As with TCP: what was established is not refused any more.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            return Ok(Outcome::Reset);
+        }
+        Err(error) => return Err(error),
+    };
+    association.close()?;
+    let answer = text.split_once(' ').filter(|(echo, _)| *echo == token);
+    let answer = answer.and_then(|(_, rest)| Answer::parse(rest));
+    Ok(answer.map_or(Outcome::Failed(text), Outcome::Answered))
 }
 
 /// Sends one datagram, allowing broadcast.
@@ -235,7 +254,9 @@ pub(super) fn outcome(error: &io::Error) -> Outcome {
         Outcome::Refused
     } else if matches!(kind, Kind::TimedOut | Kind::WouldBlock) {
         Outcome::Timeout
-    } else if matches!(kind, Kind::HostUnreachable | Kind::NetworkUnreachable) {
+    } else if matches!(kind, Kind::HostUnreachable | Kind::NetworkUnreachable)
+        || matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EPROTO))
+    {
         Outcome::Unreachable
     } else if matches!(kind, Kind::ConnectionReset | Kind::BrokenPipe | Kind::UnexpectedEof) {
         Outcome::Reset

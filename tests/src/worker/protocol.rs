@@ -15,14 +15,20 @@ pub enum Proto {
     Tcp,
     /// UDP; probes send one datagram and wait for its answer.
     Udp,
+    /// SCTP; probes open an association, ask once and shut it down.
+    Sctp,
 }
 
 impl Proto {
+    /// Each of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// The name in Kubernetes objects.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         }
     }
 }
@@ -122,7 +128,7 @@ pub enum Outcome {
     Refused,
     /// Nothing came back in time.
     Timeout,
-    /// No route, or the host or network was reported unreachable.
+    /// No route, or the host, network or protocol was reported unreachable.
     Unreachable,
     /// The connection broke after it had been established.
     Reset,
@@ -194,6 +200,8 @@ pub enum MonitorKind {
     Connections,
     /// One TCP connection, a line sent and answered at every interval.
     Stream,
+    /// One SCTP association, a request sent and answered at every interval.
+    Association,
     /// One UDP socket, a datagram sent at every interval.
     Ping(UdpStyle),
 }
@@ -240,7 +248,7 @@ pub struct Transition {
 /// Packets seen on a device.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Capture {
-    /// TCP and UDP packets, oldest first.
+    /// TCP, UDP and SCTP packets, oldest first.
     pub frames: Vec<Frame>,
 }
 
@@ -255,7 +263,7 @@ pub struct Frame {
     pub from: SocketAddr,
     /// Destination.
     pub to: SocketAddr,
-    /// TCP flags, or 0.
+    /// TCP flags, the type of the first SCTP chunk, or 0.
     pub flags: u8,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! TCP speaks HTTP to a client that starts with `GET` or `PUT`, and otherwise answers each line
 //! with that line and the answer, for as long as the client likes. UDP answers each datagram so.
+//! SCTP answers each message so, for as long as the association lives.
 //! `GET /ready` tells whether the server wants new clients.
 
 use std::{
@@ -24,6 +25,7 @@ use nix::sys::{
 use super::{
     probe::{PATTERN, pattern},
     protocol::{Answer, Proto},
+    sctp,
 };
 
 /// How long a server that nothing wakes may go without looking whether it should stop.
@@ -78,6 +80,12 @@ impl Server {
                 socket.set_read_timeout(Some(DOZE))?;
                 thread::spawn(move || serve_udp(&socket, &host, &flag))
             }
+            Proto::Sctp => {
+                let server = sctp::Server::listen(at)?;
+                thread::spawn(move || {
+                    server.serve(&flag, DOZE, |token, peer| reply(token, &host.answer(peer)));
+                })
+            }
         };
         Ok(Self { proto, at, stop, thread })
     }
@@ -88,6 +96,7 @@ impl Server {
         // Wakes the thread. Whether that succeeds does not matter: it wakes by itself in a while.
         match self.proto {
             Proto::Tcp => drop(TcpStream::connect_timeout(&self.at, DOZE)),
+            Proto::Sctp => sctp::Server::wake(self.at),
             Proto::Udp => {
                 let any = SocketAddr::new(self.at.ip(), 0);
                 drop(UdpSocket::bind(any).and_then(|socket| socket.send_to(b"", self.at)));
