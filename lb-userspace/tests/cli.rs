@@ -155,6 +155,23 @@ fn a_plan_against_empty_maps_needs_no_privilege() {
     assert_eq!(ops[0]["op"], "put-service");
 }
 
+/// EIP-7: what is not served is told.
+#[test]
+fn a_plan_knows_which_external_ips_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let vote =
+        VOTE.replace("  type: NodePort\n", "  type: NodePort\n  externalIPs: [203.0.113.7]\n");
+    fs::write(dir.path().join("vote.yaml"), vote).unwrap();
+    let frontend = "put frontend 203.0.113.7:80/TCP ExternalIP service 1, slots ";
+    let planned = |more: &[&str]| {
+        let Output { status, stdout, stderr } = plan(dir.path(), more);
+        assert_eq!(status.code(), Some(0), "{}", text(&stderr));
+        (text(&stdout).contains(frontend), text(&stderr).contains("external IP 203.0.113.7"))
+    };
+    assert_eq!(planned(&[]), (true, false));
+    assert_eq!(planned(&["--external-ips", "off"]), (false, true));
+}
+
 #[test]
 fn a_bad_file_is_reported_on_stderr_and_the_rest_is_planned() {
     let dir = tempfile::tempdir().unwrap();

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::plan::ExternalIps;
+
 pub use self::{
     proxy::ProxyFlags,
     run::{RunArgs, Verbosity},
@@ -119,6 +121,17 @@ pub struct PlanArgs {
         default_value = "all"
     )]
     pub nodeport_addresses: Vec<String>,
+
+    /// Which external IPs are served: `foreign`, `all` or `off`.
+    #[arg(
+        long,
+        env = "LB_EXTERNAL_IPS",
+        value_enum,
+        value_name = "WHICH",
+        hide_possible_values = true,
+        default_value_t = ExternalIps::Foreign
+    )]
+    pub external_ips: ExternalIps,
 
     /// How to print.
     #[command(flatten)]

@@ -29,6 +29,7 @@ pub(super) fn plan(args: &PlanArgs, pin_dir: &Path) -> anyhow::Result<ExitCode> 
     let now = Instant::now();
     let mut planner = Planner::adopt(&contents, Limits::default(), now);
     planner.set_node(addresses(&selectors)?);
+    planner.set_external_ips(args.external_ips);
     planner.mark(changed);
     if model.coverage() == Coverage::Full {
         planner.prune();

@@ -3,12 +3,15 @@
 use lb_common::{FrontendKind, proto};
 
 use super::{
-    super::{ExternalIps, Frontend, NodeAddresses, Planner},
-    addr, node, resolve, rig,
+    super::{ExternalIps, Frontend, Limits, NodeAddresses, Planner, Range, RangeSetId},
+    Rig, addr, node, resolve, rig,
     scenario::ops,
     wish::{Wish, name, web},
 };
-use crate::model::{DesiredPort, TrafficPolicy};
+use crate::{
+    maps::MemoryMaps,
+    model::{DesiredPort, TrafficPolicy},
+};
 
 /// Service 1 with this port, changed.
 fn wish(change: impl FnOnce(&mut DesiredPort)) -> Wish {
@@ -27,7 +30,7 @@ fn problems(planner: &Planner) -> Vec<String> {
 fn an_external_ip_of_the_node_is_refused_aloud() {
     let ips = ["127.0.0.1", "192.0.2.1", "192.0.2.7"].map(addr);
     let wish = wish(|port| port.external_ips = ips.to_vec());
-    let served = |rig: &super::Rig<crate::maps::MemoryMaps>| {
+    let served = |rig: &Rig<MemoryMaps>| {
         ips.map(|ip| rig.maps.get().frontends.contains_key(&Frontend::new(ip, 80, proto::TCP)))
     };
     let mut rig = rig();
@@ -225,4 +228,32 @@ fn a_backend_that_changes_its_sets_is_written_before_and_after() {
     let vip = Frontend::new(addr("10.96.0.1"), 80, proto::TCP);
     let state = resolve(rig.maps.get(), &vip).expect("it is consistent").expect("it is there");
     assert_eq!((state.cluster.len(), state.local.len()), (1, 1));
+}
+
+/// SYNC-6: ranges that others took out, and such that others entered, are seen and put right;
+/// also one that would let somebody into every set.
+#[test]
+fn what_others_did_to_ranges_is_seen_and_undone() {
+    let restricted = wish(|port| {
+        port.load_balancer_ips = vec![addr("198.51.100.7")];
+        port.source_ranges = Some(vec!["10.0.0.0/8".parse().expect("a network")]);
+    });
+    let mut rig = rig();
+    let _ops = ops(&mut rig, &restricted, &[1]);
+    let good = rig.contents();
+    assert!(rig.planner.differences(&good).is_empty());
+
+    let mut touched = good.clone();
+    let _own = touched.ranges.pop_first();
+    let all = Range { set: RangeSetId(0), addr: addr("0.0.0.0"), bits: 0 };
+    let _new = touched.ranges.insert(all);
+    let _new = touched.ranges.insert(Range { bits: 20, set: RangeSetId(9), ..all });
+    assert_eq!(rig.planner.differences(&touched), [("source ranges", 3)].into());
+
+    let mut after = Rig::new(MemoryMaps::holding(touched, Limits::default()), Limits::default());
+    after.planner.prune();
+    let _ops = ops(&mut after, &restricted, &[1]);
+    let _ops = ops(&mut after, &restricted, &[]);
+    assert_eq!(after.dump(), rig.dump());
+    assert_eq!(after.contents().ranges.len(), 1);
 }
