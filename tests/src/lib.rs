@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod budget;
 pub mod cluster;
+pub mod contract;
 pub mod image;
 pub mod kind;
 pub mod kube_proxy;

@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::protocol::{
-    Bulk, Capture, MonitorKind, MonitorReport, Outcome, Proto, Reply, Request, Share, UdpStyle,
+    Bulk, Capture, MonitorKind, MonitorReport, Outcome, Proto, Reply, Request, Share, Shot,
+    UdpStyle,
 };
 use crate::lab::{Family, Place};
 
@@ -91,6 +92,14 @@ impl Worker {
         let request = Request::Probe { proto, style, to, from, timeout_ms: millis(timeout) };
         let Reply::Outcome(outcome) = self.call(request)? else { return self.unexpected() };
         Ok(outcome)
+    }
+
+    /// Probes, each by a fresh socket, `parallel` at a time; the outcomes in the order of the shots.
+    pub fn each(&self, shots: Vec<Shot>, parallel: u32) -> Result<Vec<Outcome>> {
+        let Reply::Outcomes(outcomes) = self.call(Request::Each { shots, parallel })? else {
+            return self.unexpected();
+        };
+        Ok(outcomes)
     }
 
     /// `count` requests to `to`, each by a fresh socket.

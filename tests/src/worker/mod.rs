@@ -16,7 +16,7 @@ mod serve;
 
 pub use handle::{Running, Worker};
 pub use protocol::{
-    Answer, Bulk, Capture, Failure, Frame, MonitorKind, MonitorReport, Outcome, Proto, Share,
+    Answer, Bulk, Capture, Failure, Frame, MonitorKind, MonitorReport, Outcome, Proto, Share, Shot,
     Transition, UdpStyle,
 };
 pub use run::run;

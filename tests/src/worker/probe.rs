@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
-    protocol::{Answer, Bulk, Failure, Outcome, Proto, Share, UdpStyle},
+    protocol::{Answer, Bulk, Failure, Outcome, Proto, Share, Shot, UdpStyle},
     sctp::Association,
     serve::count_pattern,
 };
@@ -61,6 +61,27 @@ pub(super) fn many(
         }
     });
     share.into_inner().expect("no holder of this lock panics")
+}
+
+/// Every shot, each by a fresh socket, `parallel` at a time.
+pub(super) fn each(shots: &[Shot], parallel: u32) -> Vec<Outcome> {
+    let taken = AtomicUsize::new(0);
+    let outcomes = Mutex::new(vec![Outcome::Timeout; shots.len()]);
+    thread::scope(|scope| {
+        for _ in 0..parallel {
+            let _ = scope.spawn(|| {
+                while let Some((at, shot)) = {
+                    let at = taken.fetch_add(1, Ordering::Relaxed);
+                    shots.get(at).map(|shot| (at, shot))
+                } {
+                    let Shot { proto, style, to, from, timeout_ms } = *shot;
+                    let outcome = one(proto, style, to, from, Duration::from_millis(timeout_ms));
+                    outcomes.lock().expect("no holder of this lock panics")[at] = outcome;
+                }
+            });
+        }
+    });
+    outcomes.into_inner().expect("no holder of this lock panics")
 }
 
 fn record(share: &mut Share, outcome: Outcome) {

@@ -48,6 +48,21 @@ pub enum UdpStyle {
     Unconnected,
 }
 
+/// One probe of many.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Shot {
+    /// Protocol.
+    pub proto: Proto,
+    /// How a UDP socket is used.
+    pub style: UdpStyle,
+    /// Where to.
+    pub to: SocketAddr,
+    /// From where, if that matters.
+    pub from: Option<SocketAddr>,
+    /// How long to wait for an answer.
+    pub timeout_ms: u64,
+}
+
 /// One request to a worker.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) enum Request {
@@ -63,6 +78,8 @@ pub(super) enum Request {
         from: Option<SocketAddr>,
         timeout_ms: u64,
     },
+    /// Probes, `parallel` at a time, each by a fresh socket.
+    Each { shots: Vec<Shot>, parallel: u32 },
     /// `count` probes, `parallel` at a time, each by a fresh socket.
     Many { proto: Proto, to: SocketAddr, count: u32, parallel: u32, timeout_ms: u64 },
     /// Fetch and send this many octets over one connection.
@@ -88,6 +105,7 @@ pub(super) enum Request {
 pub(super) enum Reply {
     Done,
     Outcome(Outcome),
+    Outcomes(Vec<Outcome>),
     Share(Share),
     Bulk(Bulk),
     Addresses(Vec<IpAddr>),

@@ -62,6 +62,7 @@ impl State {
                 from,
                 Duration::from_millis(timeout_ms),
             )),
+            Request::Each { shots, parallel } => Reply::Outcomes(probe::each(&shots, parallel)),
             Request::Many { proto, to, count, parallel, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms);
                 Reply::Share(probe::many(proto, to, count, parallel, timeout))
