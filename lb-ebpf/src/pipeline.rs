@@ -237,6 +237,10 @@ where
         Found::UnknownPort => return Step::new(Next::Refuse, Reason::UnknownPort),
         Found::Frontend(frontend) => frontend,
     };
+    // A loopback address is for the node's own clients; the stack discards what others send there.
+    if matches!(place.hook, Hook::ExternalIn | Hook::Xdp | Hook::PodIn) && tuple.dst.is_loopback() {
+        return Step::pass(Reason::NotService);
+    }
     if !packet.is_udp() && !packet.opens() {
         return stray(place, &frontend);
     }

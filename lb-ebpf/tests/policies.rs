@@ -27,6 +27,7 @@ both_families![
     a_datagram_to_a_socket_of_the_node_is_no_new_flow,
     only_a_cluster_ip_answers_strays,
     other_ports_of_an_external_address_are_left_alone,
+    loopback_addresses_are_for_the_node_itself,
 ];
 
 /// The way a client's packets take to us.
@@ -255,4 +256,29 @@ fn other_ports_of_an_external_address_are_left_alone<A: Answer>(_: &mut World<A>
             assert_eq!(bytes, craft.frame());
         }
     });
+}
+
+/// NP-5: a packet to a loopback address that comes from elsewhere, forged at the same link say, is the
+/// stack's to discard; the node's own are served.
+fn loopback_addresses_are_for_the_node_itself<A: Answer>(world: &mut World<A>) {
+    for proto in PROTOS {
+        let _ = world.serve(NodePort, "loopback", 30000, proto, &["pod", "remote-pod"]);
+        for (sport, (hook, ifindex, from, macs)) in (1000..).zip([
+            (Hook::ExternalIn, EXTERNAL, "client", [ROUTER, OWN]),
+            (Hook::Xdp, EXTERNAL, "client", [ROUTER, OWN]),
+            (Hook::ExternalIn, EXTERNAL, "loopback", [ROUTER, OWN]),
+            (Hook::PodIn, POD_DEVICE, "pod", [POD, POD_OWN]),
+        ]) {
+            let tuple = key::<A>(from, sport, "loopback", 30000, proto);
+            let frame = sent::<A>(&tuple, macs).frame();
+            let (decision, after) = world.run(hook, ifindex, &frame);
+            assert_eq!(decision, Decision::pass(Reason::NotService), "{hook:?} from {from}");
+            assert_eq!(after, frame);
+            assert!(world.flow(&tuple).is_none());
+        }
+        let tuple = key::<A>("loopback", 2000, "loopback", 30000, proto);
+        let (decision, _) =
+            world.run(Hook::LoopbackOut, 1, &sent::<A>(&tuple, [MacAddr::default(); 2]).frame());
+        assert_eq!(decision.reason, Reason::NewFlow, "{decision:?}");
+    }
 }
