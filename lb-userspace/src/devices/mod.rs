@@ -27,7 +27,7 @@ pub struct Device {
     pub name: String,
     /// What it is to us.
     pub role: DeviceRole,
-    /// Its addresses, in the order of the kernel, which begins with the primary one.
+    /// Its addresses, in the order of the kernel: of IPv4 the primary one first, of IPv6 the newest.
     pub addresses: Vec<IpAddr>,
     /// Its Ethernet address; `None` when it has none.
     pub mac: Option<MacAddr>,
@@ -59,9 +59,10 @@ impl Device {
         })
     }
 
-    /// The first IPv6 address that others can reach.
+    /// The oldest IPv6 address that others can reach: one that is added later, a load balancer's say,
+    /// does not take its place.
     pub fn primary6(&self) -> Option<Ipv6Addr> {
-        self.addresses.iter().find_map(|ip| match ip {
+        self.addresses.iter().rev().find_map(|ip| match ip {
             IpAddr::V6(ip) if is_global6(*ip) => Some(*ip),
             IpAddr::V4(_) | IpAddr::V6(_) => None,
         })
@@ -179,6 +180,17 @@ mod tests {
         assert_eq!(state.addresses.len(), 6);
         let given = Rules { node_ips: vec![[192, 0, 2, 2].into()], ..Rules::default() };
         assert_eq!(NodeState::assemble(links, &given).primary4, Some([192, 0, 2, 2].into()));
+    }
+
+    /// The kernel lists IPv6 addresses from the newest to the oldest.
+    #[test]
+    fn an_address_that_is_added_does_not_become_the_primary_one() {
+        let addresses = ["192.0.2.1", "192.0.2.9", "2001:db8::9", "2001:db8::1", "fe80::1"];
+        let eth0 =
+            LinkFacts { default4: Some(0), default6: Some(0), ..link(2, "eth0", &addresses) };
+        let state = NodeState::assemble(vec![eth0], &Rules::default());
+        assert_eq!(state.primary4, Some([192, 0, 2, 1].into()));
+        assert_eq!(state.primary6, Some("2001:db8::1".parse().expect("an address")));
     }
 
     #[test]
