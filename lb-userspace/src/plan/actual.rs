@@ -1,7 +1,8 @@
 //! Actual: what the maps hold, as far as they accepted it.
 //!
-//! Invariant: [`Actual::record`] is the only way to change it, one accepted op at a time; what can
-//! be derived from the entries (who refers to what, and how often) is always up to date.
+//! Invariant: [`Actual::record`] is the only way to change it, with the ops of a plan that were
+//! accepted; what can be derived from the entries (who refers to what, and how often) is always up to
+//! date.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -104,8 +105,22 @@ impl Actual {
         }
     }
 
-    /// Takes note of an op that the maps accepted.
-    pub(super) fn record(&mut self, op: &Op, now: Instant) {
+    /// Takes note of ops that the maps accepted.
+    pub(super) fn record(&mut self, ops: &[Op], now: Instant) {
+        // What is new is entered before anything old is left: where one frontend of a service goes
+        // and the next takes over its slots, they are in use all the time.
+        for op in ops {
+            if let Op::PutFrontend(frontend, value) = op {
+                self.enter_slots(frontend, value);
+                self.sources.enter(frontend, value);
+            }
+        }
+        for op in ops {
+            self.record_op(op, now);
+        }
+    }
+
+    fn record_op(&mut self, op: &Op, now: Instant) {
         match op {
             Op::PutService(id, info) => self.put_service(*id, **info),
             Op::DeleteService(id) => self.delete_service(*id, now),
@@ -203,9 +218,6 @@ impl Actual {
     }
 
     fn put_frontend(&mut self, frontend: Frontend, value: FrontendValue, now: Instant) {
-        // What is new is entered before what is old is left: they may be the same.
-        self.enter_slots(&frontend, &value);
-        self.sources.enter(&frontend, &value);
         match self.frontends.insert(frontend, value) {
             None => self.frontend_counts[frontend.family_index()] += 1,
             Some(old) => self.unlink(&frontend, &old, now),

@@ -186,8 +186,9 @@ impl Planner {
     /// Takes note of a plan, of which the maps accepted the first `applied` ops.
     pub fn commit(&mut self, plan: Plan, applied: usize, now: Instant) {
         let complete = applied >= plan.ops.len();
-        for op in plan.ops.iter().take(applied) {
-            self.actual.record(op, now);
+        let accepted = plan.ops.get(..applied).unwrap_or(&plan.ops);
+        self.actual.record(accepted, now);
+        for op in accepted {
             if let Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) = op {
                 self.pending.extend(self.waiters.remove(frontend).into_iter().flatten());
             }

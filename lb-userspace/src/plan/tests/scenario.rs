@@ -6,7 +6,7 @@ use lb_common::proto;
 
 use super::{
     super::{Frontend, Limits, NodeAddresses, Op},
-    Rig, addr, node, rig,
+    Rig, addr, check_consistent, node, rig,
     wish::{Wish, name, web},
 };
 use crate::maps::{Contents, Fault, FaultyMaps, MemoryMaps};
@@ -66,6 +66,26 @@ fn a_backend_that_comes_back_keeps_its_id() {
     // A look that found no flow of it came too late: it serves again.
     rig.planner.release(gone, looked);
     assert_eq!(ops(&mut rig, &wish, &[]), [""; 0]);
+}
+
+#[test]
+fn slots_that_a_service_takes_to_another_address_stay_its_own() {
+    let mut rig = rig();
+    let mut wish = Wish::from([(name(1), web(1, None, &[1])), (name(2), web(2, None, &[1]))]);
+    let _first = ops(&mut rig, &wish, &[1, 2]);
+    // The first takes the only frontend of the second, which goes elsewhere with what it has.
+    let vip = |wish: &mut Wish, number, vip| {
+        wish.get_mut(&name(number)).expect("it is there").ports[0].vip = Some(addr(vip));
+    };
+    vip(&mut wish, 1, "10.96.0.2");
+    vip(&mut wish, 2, "10.96.0.9");
+    let moved = ops(&mut rig, &wish, &[1, 2]);
+    assert!(!moved.iter().any(|op| op.starts_with("write slots")), "{moved:?}");
+    for number in 3..6 {
+        let _none = wish.insert(name(number), web(number, None, &[1]));
+        let _ops = ops(&mut rig, &wish, &[number]);
+        check_consistent(&rig.contents()).expect("each has its own slots");
+    }
 }
 
 #[test]
