@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt::Write, sync::Arc};
 use lb_common::Family;
 
 use super::{
-    claims::{self, Claims},
+    claims::{self, Claims, Right},
     object::{Exposure, ProtoName, Service, Slice},
     problem::{Problem, Remark, Subject},
     select::is_used,
@@ -18,11 +18,17 @@ pub(super) fn service(service: &Service, slices: &[Arc<Slice>], claims: &Claims)
     let mut lost = BTreeSet::new();
     claims::of(service, |claim| {
         if let Some(holder) = claims.holder(&claim)
-            && *holder != service.name
+            && holder.name != service.name
         {
-            let _new = lost.insert(format!(
-                "{claim} belongs to Service {holder}, which is older or had it first: not programmed"
-            ));
+            let right = claim.right(holder);
+            let why = match right {
+                _ if right == claim.right(service) => "which is older or had it first",
+                Right::Allocated => "whose cluster IP it is",
+                Right::LoadBalancer | Right::ExternalIp => "whose load balancer has it",
+            };
+            let holder = &holder.name;
+            let _new =
+                lost.insert(format!("{claim} belongs to Service {holder}, {why}: not programmed"));
         }
     });
     remarks.extend(lost.into_iter().map(Remark::warning));

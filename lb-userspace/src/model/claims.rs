@@ -1,9 +1,11 @@
-//! Claims: which Service holds a VIP's port or a node port.
+//! Claims: which Service holds a port of an address, or a node port.
 //!
-//! Invariant: of several Services that want the same, the oldest holds it; of those equally old, or
-//! of unknown age, the one that holds it already, here or in the maps that an earlier agent left;
-//! and else the first by namespace and name. Within a batch the order does not matter, and the next
-//! one takes over when the holder goes.
+//! Invariant: an address that the cluster gave to a Service is not lost to one that only names it: of
+//! several Services that want the same, those go first whose cluster IP it is, then those whose load
+//! balancer has it, then those with an external IP. Of these the oldest holds it; of those equally
+//! old, or of unknown age, the one that holds it already, here or in the maps that an earlier agent
+//! left; and else the first by namespace and name. Within a batch the order does not matter, and the
+//! next one takes over when the holder goes.
 
 use std::{
     cmp::Reverse,
@@ -54,6 +56,30 @@ impl fmt::Display for Claim {
     }
 }
 
+/// By what right a Service claims something, the best first.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Right {
+    /// It is its cluster IP, or its node port.
+    Allocated,
+    /// Its load balancer has the address.
+    LoadBalancer,
+    /// It names the address in its external IPs.
+    ExternalIp,
+}
+
+impl Claim {
+    /// By what right `service` claims this.
+    pub(super) fn right(&self, service: &Service) -> Right {
+        match self {
+            Self::Vip { addr, .. } if service.external_ips.contains(addr) => Right::ExternalIp,
+            Self::Vip { addr, .. } if service.load_balancer_ips.contains(addr) => {
+                Right::LoadBalancer
+            }
+            Self::Vip { .. } | Self::NodePort { .. } => Right::Allocated,
+        }
+    }
+}
+
 /// Who claims what.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -72,8 +98,8 @@ pub(super) struct Claims {
 
 impl Claims {
     /// The Service that holds `claim`.
-    pub(super) fn holder(&self, claim: &Claim) -> Option<&ObjectName> {
-        self.holders.get(claim).map(|service| &service.name)
+    pub(super) fn holder(&self, claim: &Claim) -> Option<&Service> {
+        self.holders.get(claim).map(|service| &**service)
     }
 
     /// Replaces the claims of a Service, and adds to `touched` every Service for which something
@@ -96,7 +122,12 @@ impl Claims {
         };
         let kept: HashSet<Claim> = match (old, new) {
             (Some(before), Some(after)) if before.created == after.created => {
-                claims(old).intersection(&claims(new)).copied().collect()
+                let mut kept = claims(old);
+                let asked = claims(new);
+                kept.retain(|claim| {
+                    asked.contains(claim) && claim.right(before) == claim.right(after)
+                });
+                kept
             }
             _ => HashSet::new(),
         };
@@ -128,8 +159,9 @@ impl Claims {
                 Some(claimants) => {
                     let holder = claimants[0].name.clone();
                     claimants.sort_by(|a, b| {
-                        let key =
-                            |s: &Service| (created(s), Reverse(s.name == holder), s.name.clone());
+                        let key = |s: &Service| {
+                            (claim.right(s), created(s), Reverse(s.name == holder), s.name.clone())
+                        };
                         key(a).cmp(&key(b))
                     });
                     self.incumbents.insert(claim, holder)
@@ -171,7 +203,8 @@ impl Claims {
         claimants.push(service.clone());
         claimants.sort_by(|a, b| {
             let key = |s: &Service| {
-                (created(s), Reverse(self.is_incumbent(&claim, &s.name)), s.name.clone())
+                let incumbent = self.is_incumbent(&claim, &s.name);
+                (claim.right(s), created(s), Reverse(incumbent), s.name.clone())
             };
             key(a).cmp(&key(b))
         });

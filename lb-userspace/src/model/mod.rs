@@ -228,7 +228,7 @@ impl Desired for Model {
     fn desired(&self, name: &ObjectName) -> DesiredService {
         let Some(service) = self.services.get(name) else { return DesiredService::default() };
         let slices = self.slices.get(name).map_or(&[][..], Vec::as_slice);
-        let holds = |claim| self.claims.holder(&claim) == Some(name);
+        let holds = |claim| self.claims.holder(&claim).is_some_and(|holder| holder.name == *name);
         let mut ports = Vec::with_capacity(service.ports.len());
         for port in &service.ports {
             let proto = port.proto;
