@@ -9,14 +9,14 @@ use lb_tests::{
 };
 use lb_userspace::{
     datapath::{links, paths::PinPaths},
-    maps::{Maps as _, bpf::Access, kernel::KernelMaps},
-    plan::Op,
+    maps::{Dump, Maps as _, bpf::Access, kernel::KernelMaps},
+    plan::{Op, Range},
 };
 
 /// The agent looks after its pins each 10 s and after its maps each half minute.
 const LONG: Duration = Duration::from_secs(150);
 
-/// SYNC-6: entries that somebody deleted, and pins that somebody removed, are there again, and
+/// SYNC-6: entries that somebody deleted or entered, and pins that somebody removed, are there again, and
 /// nothing is repaired that nobody damaged.
 #[test]
 fn a_running_agent_undoes_what_others_do_to_its_datapath() {
@@ -26,6 +26,7 @@ fn a_running_agent_undoes_what_others_do_to_its_datapath() {
     };
     cluster.lab.serve(8080).unwrap();
     let web = Service::new("web", 20).port("tcp", Proto::Tcp, 80, 8080, Some(30080));
+    let web = web.exposed(20).from_ranges(["10.0.0.0/8", "2001:db8:1::/48"]);
     let endpoints: Vec<_> = cluster.lab.pods().map(Endpoint::pod).collect();
     cluster.put(&web, &endpoints).unwrap();
     let agent = &cluster.agents[0];
@@ -40,10 +41,18 @@ fn a_running_agent_undoes_what_others_do_to_its_datapath() {
     let paths = PinPaths::new(agent.commands.pin_dir());
     let mut maps = KernelMaps::open(&paths.maps(), Access::ReadWrite).unwrap();
     let good = maps.contents().unwrap();
-    let ops: Vec<Op> = good.frontends.keys().copied().map(Op::DeleteFrontend).collect();
+    let frontends = good.frontends.keys().copied().map(Op::DeleteFrontend);
+    // One that lets everybody into the set, and all those that belong to it.
+    let set = good.ranges.first().expect("the Service is restricted").set;
+    let open = Op::PutRange(Range::new(set, "0.0.0.0/0".parse().unwrap()));
+    let ranges = good.ranges.iter().copied().map(Op::DeleteRange);
+    let ops: Vec<Op> = frontends.chain(ranges).chain([open]).collect();
     maps.apply(&ops).unwrap();
-    until("the entries", LONG, || Ok((maps.contents()?.frontends == good.frontends).then_some(())))
-        .unwrap();
+    let shown = Dump::new(&good).to_string();
+    until("the entries", LONG, || {
+        Ok((Dump::new(&maps.contents()?).to_string() == shown).then_some(()))
+    })
+    .unwrap();
     let healed = counter("healed").unwrap();
 
     let pins = |dir: &std::path::Path| links::pins_in(dir).unwrap();
