@@ -251,7 +251,7 @@ fn every_path_does_what_it_must() {
         return;
     }
     inside(|ground| {
-        for proto in [proto::TCP, proto::UDP] {
+        for proto in [proto::TCP, proto::UDP, proto::SCTP] {
             let mut twin = Twin::new(&ground)?;
             for step in steps() {
                 check::<Addr4>(&mut twin, &ground, &step, proto, |t, k| t.kernel.v4.flow(k))?;
@@ -347,7 +347,9 @@ fn refusal(craft: &Craft) -> Vec<u8> {
     }
     let ip_len = if craft.src.is_ipv4() { 20 } else { 40 };
     let (kind, code) = if craft.src.is_ipv4() { (3, 3) } else { (1, 4) };
-    let payload = craft.frame()[14..14 + ip_len + 8].to_vec();
+    // Of an INIT as much as has its tag.
+    let quoted = if let Transport::Sctp { .. } = &craft.transport { 20 } else { 8 };
+    let payload = craft.frame()[14..14 + ip_len + quoted].to_vec();
     let mut bytes = Craft { transport: Transport::Icmp(kind, code), payload, ..turned }.frame();
     // An answer of ours has neither class nor identification nor flow label.
     if craft.src.is_ipv4() {

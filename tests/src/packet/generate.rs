@@ -127,7 +127,7 @@ impl Generator {
     }
 
     fn of<A: Answer>(&mut self, world: &World<A>, history: &mut Vec<Request<A>>) -> Case {
-        let proto = self.pick(&[proto::TCP, proto::UDP]);
+        let proto = self.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::UDP, proto::SCTP]);
         let (tuple, hook) = match self.reply(world, history) {
             Some(reply) => reply,
             None if !history.is_empty() && self.chance(40) => self.pick(history),
@@ -214,6 +214,12 @@ impl Generator {
         if let Transport::Tcp { flags, seq, ack, options: bytes } = &mut craft.transport {
             (*flags, *seq, *ack) = (chosen, number, other);
             *bytes = vec![1; options];
+        }
+        // Chunks that open, go on and end; an INIT under a tag now and then.
+        let opens = self.chance(40);
+        let of_chunk = if opens { 1 } else { self.pick(&[0, 1, 2, 3, 6, 7, 8, 10, 11, 14, 0xc0]) };
+        if let Transport::Sctp { tag, chunk } = &mut craft.transport {
+            (*tag, *chunk) = (if opens { 0 } else { number }, of_chunk);
         }
         craft.checksum = match self.below(40) {
             0 | 1 => Checksum::None,

@@ -128,7 +128,7 @@ impl<A: Answer> World<A> {
 
     fn fill(&mut self, first_id: u32) {
         let mut id = first_id;
-        for proto in [proto::TCP, proto::UDP] {
+        for proto in [proto::TCP, proto::UDP, proto::SCTP] {
             for service in SERVICES {
                 id = self.offer(service, proto, id);
             }
