@@ -1,6 +1,6 @@
 //! Who reaches what, by which way, and with which source address: every cell of
 //! {pod, host, host unseen by the socket hooks, outside} × {ClusterIP, NodePort of either node,
-//! loopback} × {local, remote, own pod; local and remote host; outside} × {TCP, UDP} × {v4, v6}.
+//! loopback} × {local, remote, own pod; local and remote host; outside} × {TCP, UDP, SCTP} × {v4, v6}.
 #![expect(clippy::unwrap_used, reason = "what surrounds a test may unwrap as a test does")]
 
 use std::net::SocketAddr;
@@ -130,21 +130,24 @@ impl Table<'_> {
                 To::NodePort2 => nodes[1].addresses.at(family, node_port),
                 To::Loopback => loopback(family, node_port),
             };
-            let as_if = if from == From::Host && !self.hooked { From::Unhooked } else { from };
-            let source = match seen(as_if, to, backend) {
-                Seen::Loopback => {
-                    let ip = |family| loopback(family, 0).ip();
-                    Addresses { v4: ip(Family::V4), v6: ip(Family::V6) }
-                }
-                Seen::Client => self.worker(from).1,
-                Seen::Node1 => self.node1_towards(backend),
-                Seen::Node2 => nodes[1].addresses,
-            };
             for (proto, style) in [
                 (Proto::Tcp, UdpStyle::Connected),
                 (Proto::Udp, UdpStyle::Connected),
                 (Proto::Udp, UdpStyle::Unconnected),
+                (Proto::Sctp, UdpStyle::Connected),
             ] {
+                // Socket hooks see nothing of SCTP.
+                let hooked = self.hooked && proto != Proto::Sctp;
+                let as_if = if from == From::Host && !hooked { From::Unhooked } else { from };
+                let source = match seen(as_if, to, backend) {
+                    Seen::Loopback => {
+                        let ip = |family| loopback(family, 0).ip();
+                        Addresses { v4: ip(Family::V4), v6: ip(Family::V6) }
+                    }
+                    Seen::Client => self.worker(from).1,
+                    Seen::Node1 => self.node1_towards(backend),
+                    Seen::Node2 => nodes[1].addresses,
+                };
                 self.cells += 1;
                 let (worker, _) = self.worker(from);
                 // Every cell has an answer, so only a lost one takes this long. The kernel asks once
@@ -202,9 +205,10 @@ fn services(cluster: &Cluster) {
         let node_port = 30000 + u16::from(number);
         let service = Service::new(name, number)
             .port("web", Proto::Tcp, 80, port, Some(node_port))
-            .port("dns", Proto::Udp, 80, port, Some(node_port));
+            .port("dns", Proto::Udp, 80, port, Some(node_port))
+            .port("calls", Proto::Sctp, 80, port, Some(node_port));
         for family in FAMILIES {
-            for proto in [Proto::Tcp, Proto::Udp] {
+            for proto in Proto::ALL {
                 worker.serve_as(proto, endpoint.addresses.at(family, port), name).unwrap();
             }
         }
