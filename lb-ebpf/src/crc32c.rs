@@ -119,6 +119,7 @@ mod tests {
         assert_eq!(corrected(0xdead_beef, [1, 2], [1, 2], 1234), 0xdead_beef);
     }
 
+    /// B12, FAM-2.
     #[test]
     fn every_length_up_to_the_longest_packet() {
         let rest: Vec<u8> = (0..65_535_u32).map(|n| ((n * 7) >> 3).to_le_bytes()[0]).collect();
@@ -133,7 +134,6 @@ mod tests {
     }
 
     proptest! {
-        /// B12.
         #[test]
         fn correction_equals_recomputation(
             old in any::<[u16; 2]>(),

@@ -108,7 +108,7 @@ fn translations_sum_up<A: Answer>(_: &mut World<A>) {
     runner.run(&strategy, test).unwrap();
 }
 
-/// Over IPv4 zero says that there is none; over IPv6 it is wrong (or a tunnel's, RFC 6935), and not
+/// B12. Over IPv4 zero says that there is none; over IPv6 it is wrong (or a tunnel's, RFC 6935), and not
 /// ours to make right.
 fn udp_without_checksum_keeps_none<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::UDP, &["remote-pod"]);
@@ -123,7 +123,7 @@ fn udp_without_checksum_keeps_none<A: Answer>(world: &mut World<A>) {
     }
 }
 
-/// The device computes it over the packet as it leaves.
+/// B12. The device computes it over the packet as it leaves.
 fn sctp_checksum_left_to_the_device_stays_so<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::SCTP, &["remote-pod"]);
     let tuple = key("client", 4000, "node", 30000, proto::SCTP);
@@ -140,7 +140,7 @@ fn sctp_checksum_left_to_the_device_stays_so<A: Answer>(world: &mut World<A>) {
     }
 }
 
-/// A checksum that comes to zero is sent as 0xffff, in both families: zero would say "none", which
+/// B12. A checksum that comes to zero is sent as 0xffff, in both families: zero would say "none", which
 /// receivers of IPv6 discard (RFC 768, RFC 8200 §8.1).
 fn udp_checksum_is_never_zero_by_correction<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::UDP, &["pod"]);
