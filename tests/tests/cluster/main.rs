@@ -10,6 +10,7 @@ mod api;
 mod flows;
 mod harness;
 mod health;
+mod health_check;
 mod manifests;
 mod outage;
 mod rollout;
@@ -35,6 +36,7 @@ const CASES: &[Case] = &[
     Case::new("endpoints_objects_are_mirrored", slices::mirrored),
     Case::new("health_follows_the_node_object", health::node_object),
     Case::new("health_and_metrics_speak_as_kube_proxy_does", health::endpoints),
+    Case::new("a_health_check_port_that_is_taken_is_an_event", health_check::taken),
     Case::new("the_agent_starts_with_an_event", api::event),
     Case::new("the_agent_asks_for_no_more_than_it_may", api::requests),
     Case::new("an_outage_of_the_api_server_loses_nothing", outage::loses_nothing),
