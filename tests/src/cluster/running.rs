@@ -63,26 +63,32 @@ impl Cluster {
 
     /// Waits until every agent gives exactly the ready ones of these endpoints to new connections.
     pub fn settle(&self, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
-        let mut wanted = BTreeSet::new();
-        for endpoint in endpoints.iter().filter(|one| one.condition == Condition::Ready) {
-            for port in &service.ports {
-                for family in FAMILIES {
-                    let at = endpoint.addresses.at(family, port.target);
-                    let _ = wanted.insert((port.proto.name().to_owned(), at));
-                }
+        self.agents.iter().try_for_each(|agent| settle(agent, service, endpoints))
+    }
+
+    /// The same for the agent of one node, counted from 0.
+    pub fn settle_on(&self, node: usize, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
+        settle(self.agents.get(node).context("no such node")?, service, endpoints)
+    }
+}
+
+fn settle(agent: &Agent, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
+    let mut wanted = BTreeSet::new();
+    for endpoint in endpoints.iter().filter(|one| one.condition == Condition::Ready) {
+        for port in &service.ports {
+            for family in FAMILIES {
+                let at = endpoint.addresses.at(family, port.target);
+                let _ = wanted.insert((port.proto.name().to_owned(), at));
             }
         }
-        let name = format!("{}/{}", service.namespace, service.name);
-        for agent in &self.agents {
-            let mut last = None;
-            until(&format!("{name} with {} endpoints", endpoints.len()), PATIENCE, || {
-                last = selectable(&agent.commands, &name).ok();
-                Ok((last.as_ref() == Some(&wanted)).then_some(()))
-            })
-            .with_context(|| format!("the maps have {last:?}; the log has {}", agent.log()))?;
-        }
-        Ok(())
     }
+    let name = format!("{}/{}", service.namespace, service.name);
+    let mut last = None;
+    until(&format!("{name} with {} endpoints", endpoints.len()), PATIENCE, || {
+        last = selectable(&agent.commands, &name).ok();
+        Ok((last.as_ref() == Some(&wanted)).then_some(()))
+    })
+    .with_context(|| format!("the maps have {last:?}; the log has {}", agent.log()))
 }
 
 /// The backends of a Service that new connections get, as the maps of one node have them.

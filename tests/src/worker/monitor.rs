@@ -65,7 +65,7 @@ impl Monitor {
             }
             MonitorKind::Ping(style) => {
                 let socket = UdpSocket::bind(from.unwrap_or_else(|| unspecified(to)))?;
-                if style == UdpStyle::Connected {
+                if style.is_connected() {
                     socket.connect(to).with_context(|| format!("connecting to {to}"))?;
                 }
                 thread::spawn(move || ping(&socket, style, to, every, &shared))
@@ -229,9 +229,9 @@ fn ping(socket: &UdpSocket, style: UdpStyle, to: SocketAddr, every: Duration, se
         } else if Instant::now() >= next {
             number += 1;
             let token = number.to_string();
-            let sent = match style {
-                UdpStyle::Connected => socket.send(token.as_bytes()),
-                UdpStyle::Unconnected => socket.send_to(token.as_bytes(), to),
+            let sent = match style.is_connected() {
+                true => socket.send(token.as_bytes()),
+                false => socket.send_to(token.as_bytes(), to),
             };
             seen.sent();
             match sent {

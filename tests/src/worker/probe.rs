@@ -24,6 +24,9 @@ use super::{
 /// Octet `n` of a bulk transfer is `n % PATTERN`: a prime, so that no packet size hides a shift.
 pub(super) const PATTERN: u64 = 251;
 
+/// Octets beyond a token that no Ethernet frame holds.
+const FRAGMENTED: usize = 4000;
+
 /// One request and its answer. A UDP request is sent once: what is lost is seen.
 pub(super) fn one(
     proto: Proto,
@@ -119,15 +122,19 @@ fn udp(
 ) -> io::Result<Outcome> {
     let socket = UdpSocket::bind(from.unwrap_or_else(|| unspecified(to)))?;
     let deadline = Instant::now() + timeout;
-    let token = format!("{}", std::process::id());
+    let mut token = format!("{}", std::process::id());
     match style {
-        UdpStyle::Connected => {
-            socket.connect(to)?;
-            let _ = socket.send(token.as_bytes())?;
-        }
-        UdpStyle::Unconnected => drop(socket.send_to(token.as_bytes(), to)?),
+        UdpStyle::Fragmented => token += &"x".repeat(FRAGMENTED),
+        UdpStyle::Options => options(&socket, to)?,
+        UdpStyle::Connected | UdpStyle::Unconnected => {}
     }
-    let mut buffer = [0; 2048];
+    if style.is_connected() {
+        socket.connect(to)?;
+        let _ = socket.send(token.as_bytes())?;
+    } else {
+        let _ = socket.send_to(token.as_bytes(), to)?;
+    }
+    let mut buffer = vec![0; 65_536];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
@@ -160,6 +167,20 @@ fn sctp(to: SocketAddr, from: Option<SocketAddr>, timeout: Duration) -> io::Resu
     let answer = text.split_once(' ').filter(|(echo, _)| *echo == token);
     let answer = answer.and_then(|(_, rest)| Answer::parse(rest));
     Ok(answer.map_or(Outcome::Failed(text), Outcome::Answered))
+}
+
+/// Puts options that mean nothing between the IP header and what follows (RFC 791 §3.1: no operation;
+/// RFC 8200 §4.2: padding).
+fn options(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
+    let (level, name, bytes): (_, _, &[u8]) = match to {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_OPTIONS, &[1; 4]),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &[0, 0, 1, 4, 0, 0, 0, 0]),
+    };
+    let length = libc::socklen_t::try_from(bytes.len()).expect("a few bytes");
+    // SAFETY: the kernel reads `length` bytes from where `bytes` lie, for the time of the call.
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, bytes.as_ptr().cast(), length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sends one datagram, allowing broadcast.

@@ -46,6 +46,17 @@ pub enum UdpStyle {
     Connected,
     /// `sendto`, `recvfrom`.
     Unconnected,
+    /// As connected, with a datagram that needs several fragments.
+    Fragmented,
+    /// As connected, with options between the IP and the UDP header.
+    Options,
+}
+
+impl UdpStyle {
+    /// Whether the socket is connected.
+    pub const fn is_connected(self) -> bool {
+        !matches!(self, Self::Unconnected)
+    }
 }
 
 /// One probe of many.

@@ -155,9 +155,10 @@ impl Association {
         if let Some(reported) = self.socket.reported(self.ports) {
             return Err(reported);
         }
-        // ICMP's errors are reported above, of whichever association they are.
+        // ICMP's errors are reported above, of whichever association they are. A packet that the own node
+        // dropped is lost like any other: who asks to be told of errors is told of that too.
         match error.raw_os_error() {
-            Some(libc::ECONNREFUSED | libc::ENOPROTOOPT | libc::EPROTO) => Ok(()),
+            Some(libc::ECONNREFUSED | libc::ENOPROTOOPT | libc::EPROTO | libc::ENOBUFS) => Ok(()),
             _ => Err(error),
         }
     }
