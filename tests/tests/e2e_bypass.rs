@@ -8,8 +8,11 @@ use std::{net::SocketAddr, thread, time::Duration};
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Ingress, Service, ServiceType},
-    lab::{Addresses, FAMILIES, Family, Setup, external_address, load_balancer_address},
-    worker::{Outcome, Proto, UdpStyle, Worker},
+    lab::{
+        Addresses, FAMILIES, Family, PATIENCE, Setup, external_address, load_balancer_address,
+        until,
+    },
+    worker::{MonitorKind, Outcome, Proto, UdpStyle, Worker},
 };
 
 /// What must come of an attempt.
@@ -365,4 +368,44 @@ fn of_mixed_ingress_entries_exactly_the_vips_are_served() {
         }
     }
     tried.end();
+}
+
+/// LB-5: another mode counts for new connections; those that are established live on.
+#[test]
+fn another_ip_mode_counts_for_new_connections_only() {
+    let Some(cluster) = start(&["--xdp=off"]) else { return };
+    let service = |mode| {
+        let ips = load_balancer_address(1).both();
+        Service {
+            kind: ServiceType::LoadBalancer,
+            ingress: ips.map(|ip| Ingress { ip, mode: Some(mode) }).into(),
+            ..Service::new("web", 1).port("tcp", Proto::Tcp, 80, 8080, None)
+        }
+    };
+    cluster.put(&service("VIP"), &endpoints(&cluster)).unwrap();
+    let pod = &cluster.lab.nodes[0].pods[0].worker;
+    for family in FAMILIES {
+        let vip = load_balancer_address(1).at(family, 80);
+        let every = Duration::from_millis(20);
+        let stream = pod.monitor(MonitorKind::Stream, vip, every).unwrap();
+        let answers = |more: u64| {
+            until(&format!("{more} answers"), PATIENCE, || {
+                Ok((pod.peek(stream)?.answered >= more).then_some(()))
+            })
+            .unwrap();
+        };
+        answers(5);
+        for (mode, served) in [("Proxy", false), ("VIP", true)] {
+            cluster.directory.put_service(&service(mode)).unwrap();
+            until(&format!("{vip} to be served: {served}"), PATIENCE, || {
+                let wait = Duration::from_millis(300);
+                let got = pod.probe_with(Proto::Tcp, UdpStyle::Connected, vip, None, wait)?;
+                Ok((got.by().is_some() == served).then_some(()))
+            })
+            .unwrap();
+            answers(pod.peek(stream).unwrap().answered + 5);
+        }
+        let report = pod.end(stream).unwrap();
+        assert!(report.broken.is_empty() && report.lost == 0, "{vip}: {report:?}");
+    }
 }
