@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::{
     super::{BackendId, ExternalIps, Frontend, Limits, Planner, ServiceId},
     State, check_complete, check_consistent, node, resolve, settle,
-    wish::{Wish, wishes},
+    wish::{Wish, histories, wishes},
 };
 use crate::{
     maps::{Contents, Dump, Fault, FaultyMaps, Maps, MemoryMaps},
@@ -215,6 +215,22 @@ proptest! {
         // Who waited for something that is free now gets it.
         follower.settle();
         check_wish(&follower.contents(), &after).map_err(fail)?;
+    }
+
+    /// Whatever came before, the maps end as if nothing had, and each step holds what is wished.
+    #[test]
+    fn histories_leave_no_trace(history in histories()) {
+        let mut follower = follower();
+        for wish in &history {
+            follower.follow(wish);
+            check_wish(&follower.contents(), wish).map_err(fail)?;
+            let contents = follower.contents();
+            prop_assert_eq!(follower.planner.differences(&contents), BTreeMap::new());
+            follower.release_all();
+        }
+        let mut fresh = self::follower();
+        fresh.follow(history.last().expect("it has steps"));
+        prop_assert_eq!(follower.dump(), fresh.dump());
     }
 
     /// A restarted planner writes nothing, and knows what to do next.

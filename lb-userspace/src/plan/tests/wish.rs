@@ -44,29 +44,52 @@ pub(super) fn web(number: u8, node_port: Option<u16>, hosts: &[u8]) -> DesiredSe
     }
 }
 
-/// Up to four Services, among which no claim is open. Their ports may be node ports of others, and
-/// their addresses those of the node.
+/// Up to four Services, among which no claim is open. Their ports may be node ports of others, their
+/// addresses those of the node, and either those that another one had in another wish.
 pub(super) fn wishes() -> impl Strategy<Value = Wish> {
     let services = proptest::collection::btree_map(0u8..4, port(), 0..5);
-    (services, 0u8..4).prop_map(|(services, shift)| {
-        let service = |(number, mut port): (u8, DesiredPort)| {
-            let own = |addr: &IpAddr| match addr {
-                IpAddr::V4(ip) if ip.octets()[3] == 0 => {
-                    let [a, b, c, _] = ip.octets();
-                    IpAddr::from([a, b, c, number + 10])
-                }
-                IpAddr::V4(_) | IpAddr::V6(_) => *addr,
-            };
-            // Else several might want the same port of one address.
-            port.port = if port.port == 80 { 80 } else { 30080 } + u16::from(number);
-            port.node_port = port.node_port.map(|base| base + u16::from((number + shift) % 4));
-            port.vip = port.vip.as_ref().map(own);
-            port.external_ips = port.external_ips.iter().map(own).collect();
-            port.load_balancer_ips = port.load_balancer_ips.iter().map(own).collect();
-            (name(number), DesiredService { ports: vec![port] })
+    (services, 0u8..4, 0u8..4)
+        .prop_map(|(services, shift, port_shift)| wish(services, shift, port_shift))
+}
+
+/// Wishes one after the other, which differ little: Services come, go, change their addresses with
+/// each other, and have one or the other of two forms.
+pub(super) fn histories() -> impl Strategy<Value = Vec<Wish>> {
+    let forms = proptest::collection::vec((port(), port()), 4);
+    let presence = proptest::collection::vec(proptest::option::weighted(0.8, any::<bool>()), 4);
+    let steps = proptest::collection::vec((presence, 0u8..4, 0u8..4), 2..8);
+    (forms, steps).prop_map(|(forms, steps)| {
+        let step = |(presence, shift, port_shift): &(Vec<Option<bool>>, u8, u8)| {
+            let services = (0u8..).zip(forms.iter().zip(presence));
+            let services = services.filter_map(|(number, ((one, other), form))| {
+                Some((number, if (*form)? { other } else { one }.clone()))
+            });
+            wish(services, *shift, *port_shift)
         };
-        services.into_iter().map(service).collect()
+        steps.iter().map(step).collect()
     })
+}
+
+/// The Services by number, each at the addresses and ports of its place.
+fn wish(services: impl IntoIterator<Item = (u8, DesiredPort)>, shift: u8, port_shift: u8) -> Wish {
+    let service = |(number, mut port): (u8, DesiredPort)| {
+        let place = (number + shift) % 4;
+        let own = |addr: &IpAddr| match addr {
+            IpAddr::V4(ip) if ip.octets()[3] == 0 => {
+                let [a, b, c, _] = ip.octets();
+                IpAddr::from([a, b, c, place + 10])
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => *addr,
+        };
+        // Else several might want the same port of one address.
+        port.port = if port.port == 80 { 80 } else { 30080 } + u16::from(place);
+        port.node_port = port.node_port.map(|base| base + u16::from((number + port_shift) % 4));
+        port.vip = port.vip.as_ref().map(own);
+        port.external_ips = port.external_ips.iter().map(own).collect();
+        port.load_balancer_ips = port.load_balancer_ips.iter().map(own).collect();
+        (name(number), DesiredService { ports: vec![port] })
+    };
+    services.into_iter().map(service).collect()
 }
 
 fn port() -> impl Strategy<Value = DesiredPort> {
