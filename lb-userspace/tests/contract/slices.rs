@@ -49,15 +49,15 @@ pub(crate) fn slice(random: &mut Random, name: &Name) -> EndpointSlice {
         _ => ("IPv6", &ENDPOINTS6),
     };
     // Real slices have hints on all endpoints or on none.
-    let hinted = random.pick(&[0, 0, 90, 100, 100]);
-    let ports = (0..random.below(4)).map(|_| EndpointPort {
+    let hinted = random.pick(&[0, 90, 100, 100, 100]);
+    let ports = (0..1 + random.below(3)).map(|_| EndpointPort {
         name: (!random.percent(4)).then(|| owned(random.pick(&PORT_NAMES))),
         port: random.pick(&[Some(8080), Some(8080), Some(8081), Some(8080), Some(0), None]),
         protocol: random.pick(&PROTOCOLS).map(owned),
         app_protocol: None,
     });
     let ports: Vec<EndpointPort> = ports.collect();
-    let endpoints = (0..random.below(5)).map(|_| endpoint(random, pool, hinted));
+    let endpoints = (0..random.below(6)).map(|_| endpoint(random, pool, hinted));
     EndpointSlice {
         metadata: ObjectMeta {
             namespace: Some(owned(name.0)),
@@ -80,14 +80,15 @@ fn endpoint(random: &mut Random, pool: &[&str], hinted: usize) -> Endpoint {
         0 => None,
         1 => Some(EndpointConditions::default()),
         _ => Some(EndpointConditions {
-            ready: truth(random, 50),
+            ready: truth(random, 55),
             serving: truth(random, 70),
             terminating: truth(random, 40),
         }),
     };
     let hints = random.percent(hinted).then(|| {
-        let nodes = random.some(&["n1", "n2", "n3"], 2);
-        let zones = random.some(&["z1", "z2"], 2);
+        let (some, any) = (1 + random.below(2), random.below(3));
+        let nodes: Vec<&str> = (0..any).map(|_| random.pick(&["n1", "n2", "n3"])).collect();
+        let zones: Vec<&str> = (0..some).map(|_| random.pick(&["z1", "z2"])).collect();
         let nodes = nodes.into_iter().map(|name| ForNode { name: owned(name) });
         let zones = zones.into_iter().map(|name| ForZone { name: owned(name) });
         EndpointHints {

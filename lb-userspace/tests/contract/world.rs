@@ -96,7 +96,7 @@ pub(crate) const CLIENTS: [&str; 15] = [
     "2001:db9::1",
     "fe00::1",
 ];
-pub(crate) const PORT_NAMES: [&str; 3] = ["", "http", "dns"];
+pub(crate) const PORT_NAMES: [&str; 4] = ["", "", "", "http"];
 pub(crate) const PROTOCOLS: [Option<&str>; 5] =
     [None, Some("TCP"), Some("TCP"), Some("UDP"), Some("SCTP")];
 const PORTS: [i32; 3] = [80, 443, 30080];
