@@ -11,6 +11,8 @@ mod local;
 mod object;
 mod problem;
 mod select;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
