@@ -103,8 +103,8 @@ pub enum Is {
     By(Vec<String>, Seen),
     /// Refused at once.
     Refused,
-    /// Refused at once, by the node itself and not for a Service.
-    RefusedByNode,
+    /// Refused at once by a packet that comes back, of which an unconnected socket does not hear.
+    RefusedByPacket,
     /// No answer, and nothing left the node.
     Dropped,
     /// It leaves the node as it is, with the client's address.
@@ -141,14 +141,14 @@ pub struct Row {
 }
 
 impl Row {
-    /// A row of both families, TCP and UDP.
+    /// A row of both families and every protocol.
     pub fn new(about: &str, from: From, to: &To, is: &Is) -> Self {
         Self {
             about: about.to_owned(),
             from,
             to: to.clone(),
             is: is.clone(),
-            protos: vec![Proto::Tcp, Proto::Udp],
+            protos: Proto::ALL.to_vec(),
             families: FAMILIES.to_vec(),
         }
     }
@@ -158,7 +158,7 @@ impl Row {
         match &self.is {
             Is::By(names, _) if names.len() > 1 => 16 * names.len(),
             Is::By(..) => 4,
-            Is::Refused | Is::RefusedByNode | Is::Dropped | Is::Untouched => 1,
+            Is::Refused | Is::RefusedByPacket | Is::Dropped | Is::Untouched => 1,
         }
     }
 }

@@ -41,10 +41,16 @@ impl Scene {
 
     fn prepare(&self) -> Result<()> {
         let lab = &self.cluster.lab;
-        lab.serve(TARGET)?;
+        for pod in lab.pods() {
+            for family in FAMILIES {
+                for proto in Proto::ALL {
+                    pod.worker.serve(proto, pod.addresses.at(family, TARGET))?;
+                }
+            }
+        }
         for node in &lab.nodes {
             for family in FAMILIES {
-                for proto in [Proto::Tcp, Proto::Udp] {
+                for proto in Proto::ALL {
                     node.host.serve(proto, node.addresses.at(family, TARGET))?;
                 }
             }
@@ -65,7 +71,7 @@ impl Scene {
         }
         for port in ports {
             for family in FAMILIES {
-                for proto in [Proto::Tcp, Proto::Udp] {
+                for proto in Proto::ALL {
                     underlay.worker.serve(proto, addresses.at(family, *port))?;
                 }
             }

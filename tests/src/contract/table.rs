@@ -195,7 +195,7 @@ impl Table {
                 let right = |outcome: &Outcome| source.is_none() || outcome.source() == source;
                 wanted == answered && outcomes.iter().all(right)
             }
-            Is::Refused | Is::RefusedByNode => {
+            Is::Refused | Is::RefusedByPacket => {
                 outcomes.iter().all(|outcome| *outcome == Outcome::Refused)
             }
             Is::Dropped => outcomes.iter().all(|outcome| *outcome == Outcome::Timeout),
@@ -231,11 +231,10 @@ impl Table {
     }
 }
 
-/// The cells of a row. Unconnected sockets of processes meet hooks of their own; of an ICMP error they
-/// hear nothing.
+/// The cells of a row. Unconnected sockets of processes meet hooks of their own.
 fn cells(row: &Row) -> impl Iterator<Item = Cell<'_>> {
     let styles = |proto| match (proto, row.from) {
-        (Proto::Udp, From::Host | From::Host2) if !matches!(row.is, Is::RefusedByNode) => {
+        (Proto::Udp, From::Host | From::Host2) if !matches!(row.is, Is::RefusedByPacket) => {
             vec![UdpStyle::Connected, UdpStyle::Unconnected]
         }
         _ => vec![UdpStyle::Connected],

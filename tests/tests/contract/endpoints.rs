@@ -56,7 +56,8 @@ impl Endpoints {
     }
 }
 
-/// EP-1 to EP-7, ES-5, ES-7, TP-1, TP-4, M-2 to M-4, NE-6, NE-7, NE-10, B4, B20.
+/// EP-1 to EP-7, ES-5, ES-7, TP-1, TP-2, TP-4, TP-9 to TP-11, M-2 to M-4, M-8 to M-12, NE-6 to NE-8, B4,
+/// B20.
 #[test]
 fn each_client_has_the_endpoints_that_its_policy_and_their_state_give_it() {
     let Some(scene) = Scene::start_or_skip(&[]) else { return };
@@ -96,6 +97,10 @@ fn each_client_has_the_endpoints_that_its_policy_and_their_state_give_it() {
     }
     let ways = of.add(EXTERNAL, &[("pod1-2", Terminated), ("pod2-2", NotReady)]);
     of.everywhere("EP-6", &ways, &Is::Refused);
+    let ways = of.add(INTERNAL, &[("pod1-2", Ready), ("pod2-2", Ready)]);
+    let client = Is::by("pod1-2", Seen::Client);
+    of.table.rows("M-2, M-4", &[From::Pod, From::Outside], &ways.cluster, &client);
+    of.table.rows("M-3", &From::NODE, &ways.cluster, &Is::by("pod1-2", Seen::Node1));
     let ways = of.add(INTERNAL, &[("pod2-2", Ready)]);
     of.table.rows("M-2, M-3, M-4, NE-6", &From::EVERY, &ways.cluster, &Is::Dropped);
     let ways = of.add(INTERNAL, &[("pod1-2", Terminated), ("pod2-2", Terminated)]);
@@ -108,6 +113,20 @@ fn each_client_has_the_endpoints_that_its_policy_and_their_state_give_it() {
     for way in &ways.external {
         of.table.rows("TP-4", &[From::Outside], way, &Is::by("node1", Seen::Client));
     }
+
+    // The other node judges by itself, and clients of node 1 are outside to it.
+    let node2 = of.table.scene().node2();
+    let from_node1 = [From::Pod, From::Host, From::Unhooked, From::Outside];
+    let ways = of.add(EXTERNAL, &[("pod1-2", Ready), ("pod2-2", Ready)]);
+    let other = To::node_port(&ways.service, node2);
+    of.table.rows("M-11, M-12, TP-9", &from_node1, &other, &Is::by("pod2-2", Seen::Client));
+    let ways = of.add(EXTERNAL, &[("pod1-2", Ready)]);
+    let other = To::node_port(&ways.service, node2);
+    of.table.rows("M-11, M-12", &from_node1, &other, &Is::Dropped);
+    of.table.rows("M-9, M-10", &[From::Pod2, From::Host2], &other, &Is::by("pod1-2", Seen::Any));
+    let ways = of.add(EXTERNAL, &[]);
+    let other = To::node_port(&ways.service, node2);
+    of.table.rows("M-11, M-12", &from_node1, &other, &Is::RefusedByPacket);
 
     // Without the node's exact name an endpoint is not here.
     for node in ["", "nodeName: NODE1", "nodeName: node10"] {

@@ -61,12 +61,12 @@ impl Raw {
 
     /// Sends to whom the socket is connected.
     pub(super) fn send(&self, packet: &[u8]) -> io::Result<()> {
-        self.socket.send(packet).map(drop)
+        sent(self.socket.send(packet))
     }
 
     /// Sends to anybody.
     pub(super) fn send_to(&self, packet: &[u8], to: IpAddr) -> io::Result<()> {
-        self.socket.send_to(packet, &SocketAddr::new(to, 0).into()).map(drop)
+        sent(self.socket.send_to(packet, &SocketAddr::new(to, 0).into()))
     }
 
     /// The next packet from the SCTP header on, and its sender.
@@ -112,5 +112,14 @@ impl Raw {
                 found = Some(io::Error::from_raw_os_error(i32::try_from(error).unwrap_or(0)));
             }
         }
+    }
+}
+
+/// A packet that was dropped on its way out is lost, to SCTP as to UDP; a raw socket that asks for
+/// errors hears of it.
+fn sent(sent: io::Result<usize>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+        sent => sent.map(drop),
     }
 }
