@@ -34,6 +34,27 @@ pub(crate) fn corrected(check: u32, old: [u16; 2], new: [u16; 2], length: u32) -
     check ^ change
 }
 
+/// The checksum of a packet that has an ABORT without a cause, its tag reflected, and nothing else.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the tag is split into halves")]
+pub(crate) fn of_abort(ports: [u16; 2], tag: u32) -> u32 {
+    let check = corrected(BARE_ABORT, [0; 2], ports, 16);
+    // The tag begins four bytes behind the ports.
+    corrected(check, [0; 2], [(tag >> 16) as u16, tag as u16], 12)
+}
+
+/// The checksum of such a packet whose ports and tag are all zero.
+const BARE_ABORT: u32 = {
+    let chunk = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 1, 0, 4];
+    let mut check = !0;
+    let mut at = 0;
+    while at < chunk.len() {
+        check = times_one_byte(check ^ chunk[at]);
+        at += 1;
+    }
+    !check
+};
+
 /// The ports as the CRC takes them in: bytes in the order of the wire, the first one lowest.
 #[inline(always)]
 fn word([sport, dport]: [u16; 2]) -> u32 {
@@ -130,6 +151,17 @@ mod tests {
             let correct =
                 corrected(checked(old, rest), old, new, u32::try_from(length).unwrap() + 12);
             assert_eq!(correct, checked(new, rest), "{length} bytes behind the header");
+        }
+    }
+
+    #[test]
+    fn an_abort_has_the_checksum_of_its_bytes() {
+        for (ports, tag) in [([0, 0], 0_u32), ([80, 40_000], 0x0102_0304), ([1, 2], !0)] {
+            let mut bytes: Vec<u8> =
+                ports.iter().flat_map(|port: &u16| port.to_be_bytes()).collect();
+            bytes.extend(tag.to_be_bytes());
+            bytes.extend([0, 0, 0, 0, 6, 1, 0, 4]);
+            assert_eq!(of_abort(ports, tag), crc32c(&bytes));
         }
     }
 

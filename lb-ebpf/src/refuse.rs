@@ -1,4 +1,5 @@
-//! Answers for packets that nobody will serve: a TCP reset, or an ICMP port unreachable for UDP and SCTP.
+//! Answers for packets that nobody will serve: a TCP reset, an SCTP ABORT where an association seems to
+//! exist, or an ICMP port unreachable.
 //!
 //! The packet itself becomes its answer, sent back where it came from. The answer's source is the
 //! address that the client asked for, so that every filter on the way sees the flow that it knows.
@@ -7,9 +8,10 @@ use lb_common::{Address, FlowKey, MacAddr, proto};
 
 use crate::{
     checksum::{Delta, add, fold16, replaced},
+    crc32c,
     family::Family,
     frame::Frame,
-    header::{ETH_LEN, ETH_TYPE, IcmpError, TCP_CHECK, Tcp, Udp, tcp_flags},
+    header::{ETH_LEN, ETH_TYPE, IcmpError, Sctp, TCP_CHECK, Tcp, Udp, sctp_chunk, tcp_flags},
     packet::Packet,
     rewrite,
 };
@@ -45,7 +47,13 @@ pub(crate) fn has_one_sender<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>)
 #[inline(always)]
 pub(crate) fn answer<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
     rewrite::turn_round(frame)?;
-    if packet.is_tcp() { reset(frame, packet) } else { unreachable_port(frame, packet) }
+    if packet.is_tcp() {
+        reset(frame, packet)
+    } else if packet.is_sctp() && !packet.opens() {
+        abort(frame, packet)
+    } else {
+        unreachable_port(frame, packet)
+    }
 }
 
 /// A reset (RFC 9293 §3.10.7.1). The segment keeps its options and data, which the receiver of a
@@ -79,6 +87,30 @@ fn reset<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
     let delta = Delta { pseudo: 0, segment: fold16(replaced(old, new)) };
     frame.correct_checksum(A::TRANSPORT + TCP_CHECK, delta, false)
 }
+
+/// An ABORT that reflects the tag, for a packet of no association (RFC 9260 §8.4): an ICMP error would
+/// not end the association that its sender thinks it has.
+#[inline(always)]
+fn abort<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
+    let tuple = &packet.tuple;
+    let mut sctp: Sctp = frame.load(A::TRANSPORT)?;
+    frame.reshape(A::TRANSPORT + size_of::<Sctp>(), 0)?;
+    A::turn_ip_round(frame, tuple, packet.hop_limit)?;
+    A::set_payload_length(frame, size_of::<Sctp>())?;
+    sctp.sport = tuple.dport.to_be();
+    sctp.dport = tuple.sport.to_be();
+    if sctp.check != 0 {
+        let check = crc32c::of_abort([tuple.dport, tuple.sport], u32::from_be(sctp.tag));
+        sctp.check = check.to_le();
+    }
+    sctp.chunk = sctp_chunk::ABORT;
+    sctp.flags = REFLECTED;
+    sctp.chunk_len = 4_u16.to_be();
+    frame.store(A::TRANSPORT, sctp)
+}
+
+/// Flag of an ABORT whose tag is that of the packet that it answers.
+const REFLECTED: u8 = 1;
 
 /// A port unreachable that quotes the IP header and of the transport header what a socket needs to be
 /// found by (RFC 792; RFC 4443 §3.1).
@@ -161,6 +193,9 @@ pub trait Answer: Family {
     /// Swaps the addresses and restores the hop limit, which was `hop_limit`.
     fn turn_ip_round<F: Frame>(frame: &mut F, tuple: &FlowKey<Self>, hop_limit: u8) -> Option<()>;
 
+    /// Writes the length of what follows the IP header.
+    fn set_payload_length<F: Frame>(frame: &mut F, length: usize) -> Option<()>;
+
     /// The one's complement sum of the IP header that will be quoted.
     fn quoted_header_sum<F: Frame>(frame: &F) -> Option<u32>;
 
@@ -179,6 +214,7 @@ mod family {
     use lb_common::{Addr4, Addr6, FlowKey, proto};
 
     use super::{Answer, HOP_LIMIT, add, address_sum, fold16, replaced, sum_of_words};
+    use crate::checksum::corrected;
     use crate::{
         family::Family,
         frame::Frame,
@@ -200,6 +236,17 @@ mod family {
         fn turn_ip_round<F: Frame>(f: &mut F, tuple: &FlowKey<Self>, hop_limit: u8) -> Option<()> {
             // The sum of the addresses does not change when they change places.
             Self::rewrite_ip(f, &tuple.dst, &tuple.src, 0, hop_limit.wrapping_sub(HOP_LIMIT))
+        }
+
+        #[inline(always)]
+        #[expect(clippy::cast_possible_truncation, reason = "an answer has less than 100 bytes")]
+        fn set_payload_length<F: Frame>(frame: &mut F, length: usize) -> Option<()> {
+            let old: u16 = frame.load(ETH_LEN + 2)?;
+            let new = ((size_of::<Ipv4>() + length) as u16).to_be();
+            let check: u16 = frame.load(ETH_LEN + 10)?;
+            let delta = replaced([u32::from(old)], [u32::from(new)]);
+            frame.store(ETH_LEN + 2, new)?;
+            frame.store(ETH_LEN + 10, corrected(check, delta))
         }
 
         #[inline(always)]
@@ -246,6 +293,15 @@ mod family {
         fn turn_ip_round<F: Frame>(f: &mut F, tuple: &FlowKey<Self>, hop_limit: u8) -> Option<()> {
             // The sum of the addresses does not change when they change places.
             Self::rewrite_ip(f, &tuple.dst, &tuple.src, 0, hop_limit.wrapping_sub(HOP_LIMIT))
+        }
+
+        #[inline(always)]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an answer has little more than 100 bytes"
+        )]
+        fn set_payload_length<F: Frame>(frame: &mut F, length: usize) -> Option<()> {
+            frame.store(ETH_LEN + 4, (length as u16).to_be())
         }
 
         #[inline(always)]

@@ -168,9 +168,26 @@ fn sctp_is_told_too_and_can_tell_by_its_tag<A: Answer>(_: &mut World<A>) {
     let craft = sent::<A>(&key("pod", 4000, "vip", 81, proto::SCTP), [POD, POD_OWN]).flags(0);
     let (decision, bytes) = refusing::<A>().run(Hook::PodIn, POD_DEVICE, &craft.frame());
     assert_eq!(decision, Decision::new(Verdict::Answer, Reason::UnknownPort));
-    assert_eq!(bytes, unreachable_of(&craft, 8));
+    assert_eq!(bytes, abort_of(&craft).frame());
 }
 
+/// The packet turned round, with an ABORT instead of its chunk.
+fn abort_of(craft: &Craft) -> Craft {
+    let Transport::Sctp { tag, .. } = craft.transport else { panic!("not SCTP") };
+    Craft {
+        eth: [craft.eth[1], craft.eth[0]],
+        src: craft.dst,
+        dst: craft.src,
+        sport: craft.dport,
+        dport: craft.sport,
+        hop_limit: 64,
+        transport: Transport::Sctp { tag, chunk: 6, flags: 1 },
+        payload: Vec::new(),
+        ..craft.clone()
+    }
+}
+
+/// CT-8: who believes to have an association learns that there is none.
 fn sctp_strays_are_answered_only_where_they_would_leave<A: Answer>(_: &mut World<A>) {
     let mut world = World::<A>::new();
     let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto::SCTP, &["pod"]);
@@ -180,7 +197,10 @@ fn sctp_strays_are_answered_only_where_they_would_leave<A: Answer>(_: &mut World
         let craft = sent::<A>(&tuple, [OWN, ROUTER]).flags(chunk);
         let (decision, bytes) = world.run(Hook::ExternalOut, EXTERNAL, &craft.frame());
         assert_eq!(decision, Decision::new(Verdict::Answer, Reason::StrayPacket));
-        assert_eq!(bytes, unreachable_of(&craft, 8));
+        assert_eq!(bytes, abort_of(&craft).frame());
+        let left = Craft { checksum: Checksum::None, ..craft.clone() };
+        let (_, bytes) = world.run(Hook::ExternalOut, EXTERNAL, &left.frame());
+        assert_eq!(bytes, abort_of(&left).frame(), "a checksum left to the device");
         let (decision, _) = world.run(Hook::ExternalIn, EXTERNAL, &craft.frame());
         assert_eq!(decision, Decision::pass(Reason::NoFlow));
     }

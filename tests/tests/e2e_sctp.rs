@@ -156,6 +156,8 @@ fn an_association_whose_endpoint_left_is_over_and_the_next_begins_elsewhere() {
         })
         .unwrap();
         assert!(seen.by.keys().eq(["pod1-2"]) && seen.answered > 3, "{seen:?}");
+        // Told by an ABORT, not found out by waiting.
+        assert!(seen.broken[0].contains("reset"), "{seen:?}");
         let timeout = Duration::from_secs(10);
         let next = client.probe_with(Proto::Sctp, UdpStyle::Connected, at, from, timeout).unwrap();
         assert_eq!(next.by(), Some("pod2-1"), "{next}");

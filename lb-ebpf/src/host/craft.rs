@@ -60,6 +60,8 @@ pub enum Transport {
         tag: u32,
         /// Type of the chunk.
         chunk: u8,
+        /// Flags of the chunk.
+        flags: u8,
     },
     /// ICMP or ICMPv6, by the family: type and code.
     Icmp(u8, u8),
@@ -89,7 +91,7 @@ impl Craft {
                 Transport::Tcp { flags: 2, seq: 0x0102_0304, ack: 0, options: Vec::new() }
             }
             proto::UDP => Transport::Udp,
-            proto::SCTP => Transport::Sctp { tag: 0, chunk: 1 },
+            proto::SCTP => Transport::Sctp { tag: 0, chunk: 1, flags: 0 },
             other => Transport::Ports(other),
         };
         Self {
@@ -126,7 +128,7 @@ impl Craft {
     pub fn flags(mut self, bits: u8) -> Self {
         match &mut self.transport {
             Transport::Tcp { flags, .. } => *flags = bits,
-            Transport::Sctp { tag, chunk } => {
+            Transport::Sctp { tag, chunk, .. } => {
                 (*tag, *chunk) = (if bits == 1 { 0 } else { 0x5555_aaaa }, bits);
             }
             Transport::Udp | Transport::Icmp(..) | Transport::Ports(_) => {}
@@ -214,10 +216,10 @@ impl Craft {
                 out.extend([0, 0]);
                 Some(6)
             }
-            Transport::Sctp { tag, chunk } => {
+            Transport::Sctp { tag, chunk, flags } => {
                 out.extend([self.sport.to_be_bytes(), self.dport.to_be_bytes()].concat());
                 out.extend(tag.to_be_bytes());
-                out.extend([0, 0, 0, 0, *chunk, 0]);
+                out.extend([0, 0, 0, 0, *chunk, *flags]);
                 out.extend(length16(4 + self.payload.len()));
                 out.extend(&self.payload);
                 let check = match self.checksum {

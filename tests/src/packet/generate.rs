@@ -218,7 +218,7 @@ impl Generator {
         // Chunks that open, go on and end; an INIT under a tag now and then.
         let opens = self.chance(40);
         let of_chunk = if opens { 1 } else { self.pick(&[0, 1, 2, 3, 6, 7, 8, 10, 11, 14, 0xc0]) };
-        if let Transport::Sctp { tag, chunk } = &mut craft.transport {
+        if let Transport::Sctp { tag, chunk, .. } = &mut craft.transport {
             (*tag, *chunk) = (if opens { 0 } else { number }, of_chunk);
         }
         craft.checksum = match self.below(40) {
