@@ -3,7 +3,7 @@
 //! A failing phase does not hide the later ones: all run, then the exit code tells. Only a build that
 //! does not come about ends the run early.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,7 +71,7 @@ impl Test {
                 let _ = cargo.env("LB_TEST_NIGHTLY", "1");
             }
             let _ = cargo.arg("--").arg("--show-output").args(&self.filter);
-            failures.note(tests(what, cargo, &mut tally));
+            failures.note(tests(what, cargo, &mut std::io::stdout().lock(), &mut tally));
         }
         Ok(tally)
     }
@@ -147,7 +147,7 @@ impl Failures {
 /// Runs one `cargo test`, shows its output as it comes, and adds up.
 ///
 /// Both outputs are one: cargo says on standard error whose tests come next on standard output.
-fn tests(what: &str, mut cargo: Command, tally: &mut Tally) -> Result<()> {
+fn tests(what: &str, mut cargo: Command, shown: &mut impl Write, tally: &mut Tally) -> Result<()> {
     let step = Step::begin(what);
     let (output, input) = std::io::pipe().context("making a pipe")?;
     let same = input.try_clone().context("doubling a pipe")?;
@@ -155,7 +155,6 @@ fn tests(what: &str, mut cargo: Command, tally: &mut Tally) -> Result<()> {
     // It holds ends of the pipe, which must close for the reading to end.
     drop(cargo);
     let mut reader = Reader::adding_to(std::mem::take(tally));
-    let mut shown = std::io::stdout().lock();
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("reading the output of cargo test")?;
         if let Some(line) = reader.line(&String::from_utf8_lossy(&line)) {
@@ -177,4 +176,30 @@ fn summary(tally: &Tally, failures: &Failures) {
         println!("not well: {}", failures.0.join("; "));
     }
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skips());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcomes::Outcome;
+
+    #[test]
+    fn both_outputs_are_read_in_their_order_and_a_failure_is_told() {
+        let says = "echo '     Running tests/one.rs (target/debug/deps/one-0123)' >&2
+            echo 'test a ... ok'
+            echo '     Running tests/two.rs (target/debug/deps/two-4567)' >&2
+            echo 'test a ... FAILED'
+            echo 'test result: FAILED. 0 passed; 1 failed; 0 ignored'
+            exit 101";
+        let mut shell = Command::new("sh");
+        let _ = shell.args(["-c", says]);
+        let mut tally = Tally::default();
+        // What is shown must not be taken for what the run of this very test says.
+        let mut shown = Vec::new();
+        assert!(tests("a shell", shell, &mut shown, &mut tally).is_err());
+        assert_eq!(String::from_utf8_lossy(&shown).lines().count(), 5);
+        assert_eq!((tally.passed, tally.failed), (0, 1));
+        let found = tally.outcomes.find("a");
+        assert_eq!(found, [("one::a", Outcome::Passed), ("two::a", Outcome::Failed)]);
+    }
 }
