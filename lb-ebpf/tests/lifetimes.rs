@@ -5,7 +5,11 @@
 mod world;
 
 use lb_common::{BackendState, FrontendKind, Hook, Reason, Seen, proto};
-use lb_ebpf::{Verdict, refuse::Answer};
+use lb_ebpf::{
+    Verdict,
+    host::craft::{Craft, Transport},
+    refuse::Answer,
+};
 use world::{EXTERNAL, HZ, POD, POD_DEVICE, POD_OWN, World, addr, key, sent};
 
 both_families![
@@ -21,6 +25,7 @@ both_families![
     an_unanswered_udp_flow_ends_early,
     an_answered_udp_flow_ends_late,
     a_connected_sockets_datagram_is_no_node_ports,
+    no_segment_is_out_of_window,
 ];
 
 const FIN: u8 = 0x11;
@@ -318,4 +323,32 @@ fn a_connected_sockets_datagram_is_no_node_ports<A: Answer>(world: &mut World<A>
         assert_eq!(bytes, frame);
     }
     assert!(world.tables.flows.borrow().is_empty());
+}
+
+/// CT-10, D8: sequence numbers are nobody's business but the two ends': a segment far out of every window
+/// is translated like any other, and resets nothing.
+fn no_segment_is_out_of_window<A: Answer>(world: &mut World<A>) {
+    let mut talk = Talk::new(world, proto::TCP, &["other-pod"]);
+    assert_eq!(talk.says(SYN), Reason::NewFlow);
+    assert_eq!(talk.hears(SYN_ACK), Reason::Reply);
+    assert_eq!(talk.says(ACK), Reason::Forward);
+    let request = key("pod", 4000, "vip", 80, proto::TCP);
+    let translated = key("pod", 4000, "other-pod", 8080, proto::TCP);
+    let answer = key("other-pod", 8080, "pod", 4000, proto::TCP);
+    let shown = key("vip", 80, "pod", 4000, proto::TCP);
+    for (seq, ack) in [(0, 0), (1, u32::MAX), (0x7fff_ffff, 0x8000_0001), (u32::MAX, 1 << 30)] {
+        for (hook, tuple, becomes, macs, reason) in [
+            (Hook::PodIn, &request, &translated, [POD, POD_OWN], Reason::Forward),
+            (Hook::PodOut, &answer, &shown, [POD_OWN, POD], Reason::Reply),
+        ] {
+            let transport = Transport::Tcp { flags: ACK, seq, ack, options: Vec::new() };
+            let craft = Craft { transport, ..sent::<A>(tuple, macs) };
+            let (decision, frame) = talk.world.run(hook, POD_DEVICE, &craft.frame());
+            assert_eq!((decision.verdict, decision.reason), (Verdict::Stack, reason), "{craft:?}");
+            assert_eq!(frame, craft.translated::<A>(becomes).frame(), "{craft:?}");
+        }
+    }
+    // And the connection goes on.
+    assert_eq!(talk.says(ACK), Reason::Forward);
+    assert_eq!(talk.hears(ACK), Reason::Reply);
 }

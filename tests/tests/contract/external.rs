@@ -104,9 +104,10 @@ fn addresses_of_load_balancers_serve_everybody_and_only_their_ports() {
     let _ = table.check();
 }
 
-/// LB-2, LB-4, FAM-7: each entry of the status by its own mode.
+/// LB-2, LB-4, FAM-7, CIP-9, NE-12, D5: each entry of the status by its own mode; what is the load
+/// balancer's and what no Service has is left alone.
 #[test]
-fn an_address_of_mode_proxy_is_left_to_the_load_balancer() {
+fn addresses_of_others_are_left_alone() {
     let Some(scene) = Scene::start_or_skip(&[]) else { return };
     let mut table = Table::new(scene);
     let proxy = |ip| Ingress { ip, mode: Some("Proxy") };
@@ -130,6 +131,9 @@ fn an_address_of_mode_proxy_is_left_to_the_load_balancer() {
     table.rows("LB-2", &From::NODE, &To::cluster(&all), &served);
     table.rows("LB-4", &From::EVERY, &at(2), &served);
     table.rows("LB-4", &From::EVERY, &at(3), &Is::Untouched);
+    let free = Service::new("free", 99).addresses;
+    table.scene().beyond(free, &[80]).unwrap();
+    table.rows("CIP-9, NE-12", &From::EVERY, &To::at("free", free, 80), &Is::Untouched);
     let _ = table.check();
 }
 
