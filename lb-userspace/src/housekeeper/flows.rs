@@ -49,12 +49,18 @@ pub(super) struct Terms<'a> {
     pub(super) gone: &'a HashSet<u32>,
 }
 
-/// Entries that shall be removed.
-struct Doomed<K> {
+/// Entries that shall be removed, each as it was when that was found.
+struct Doomed<A> {
     /// Pairs, by the key of the forward entry: a slice may meet a pair twice.
-    pairs: BTreeMap<K, K>,
-    orphans: Vec<K>,
+    pairs: BTreeMap<FlowKey<A>, Pair<A>>,
+    orphans: Vec<Entry<A>>,
 }
+
+/// An entry as it was read.
+type Entry<A> = (FlowKey<A>, FlowValue<A>);
+
+/// The forward value, and the reverse entry.
+type Pair<A> = (FlowValue<A>, Entry<A>);
 
 impl<A: MapFamily> Flows<A>
 where
@@ -100,7 +106,7 @@ where
         key: &FlowKey<A>,
         value: &FlowValue<A>,
         terms: &Terms<'_>,
-        doomed: &mut Doomed<FlowKey<A>>,
+        doomed: &mut Doomed<A>,
         removed: &mut Removed,
     ) -> Result<(), TableError> {
         let other_key = value.translated(key.proto).reversed();
@@ -109,7 +115,7 @@ where
         let gone = key.proto != proto::TCP && terms.gone.contains(&value.backend);
         let Some(other) = pair else {
             if gone || terms.now.since(value.last_seen) > ORPHAN.saturating_mul(terms.hz) {
-                doomed.orphans.push(*key);
+                doomed.orphans.push((*key, *value));
                 removed.orphans += 1;
             }
             return Ok(());
@@ -119,7 +125,7 @@ where
         if gone || over {
             let (first, second) =
                 if value.reverse == 0 { (*key, other_key) } else { (other_key, *key) };
-            let met_before = doomed.pairs.insert(first, second).is_some();
+            let met_before = doomed.pairs.insert(first, (*forward, (second, *reverse))).is_some();
             if !met_before {
                 *match (gone, A::FAMILY) {
                     (false, _) => &mut removed.expired,
@@ -132,16 +138,29 @@ where
     }
 }
 
-impl<A: MapFamily> Doomed<FlowKey<A>>
+impl<A: MapFamily> Doomed<A>
 where
     FlowKey<A>: Pod,
     FlowValue<A>: Pod,
 {
+    /// Removes each entry that is still the one that was judged: meanwhile the datapath may have put a
+    /// new flow in its place, of a client that uses its port again.
     fn remove(self, table: &Table<FlowKey<A>, FlowValue<A>>) -> Result<(), TableError> {
-        let (first, second): (Vec<_>, Vec<_>) = self.pairs.into_iter().unzip();
-        for keys in [first, second, self.orphans] {
-            table.delete_all(&keys).map_err(|(_, error)| error)?;
+        let remove = |(key, judged): &Entry<A>| match table.get(key)? {
+            Some(now) if is_same(key, &now, judged) => table.delete(key),
+            Some(_) | None => Ok(false),
+        };
+        for (key, (forward, reverse)) in self.pairs {
+            let _was_there = remove(&(key, forward))?;
+            let _was_there = remove(&reverse)?;
         }
-        Ok(())
+        self.orphans.iter().try_for_each(|orphan| remove(orphan).map(drop))
     }
+}
+
+/// Whether an entry is still what was judged: it leads where it led, and was not used since. One that was
+/// is judged again in the next round, should the datapath itself not have replaced it.
+fn is_same<A: MapFamily>(key: &FlowKey<A>, now: &FlowValue<A>, judged: &FlowValue<A>) -> bool {
+    now.translated(key.proto) == judged.translated(key.proto)
+        && (now.backend, now.last_seen) == (judged.backend, judged.last_seen)
 }
