@@ -71,10 +71,12 @@ where
                 let timeout = timeouts.get(&key.service);
                 gone.contains(&value.backend) || is_over(value.last_used, timeout, now, hz)
             };
-            let doomed: Vec<_> = found.iter().filter(|it| over(it)).map(|(key, _)| *key).collect();
+            for (key, judged) in found.iter().filter(|entry| over(entry)) {
+                // A client that came back meanwhile has another entry in its place.
+                let gone = self.table.delete_if(key, |now| now == judged)?;
+                removed.affinity += usize::from(gone);
+            }
             self.timeouts = Some(timeouts);
-            self.table.delete_all(&doomed).map_err(|(_, error)| error)?;
-            removed.affinity += doomed.len();
         }
         if last {
             self.timeouts = None;

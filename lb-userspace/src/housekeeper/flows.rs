@@ -146,10 +146,8 @@ where
     /// Removes each entry that is still the one that was judged: meanwhile the datapath may have put a
     /// new flow in its place, of a client that uses its port again.
     fn remove(self, table: &Table<FlowKey<A>, FlowValue<A>>) -> Result<(), TableError> {
-        let remove = |(key, judged): &Entry<A>| match table.get(key)? {
-            Some(now) if is_same(key, &now, judged) => table.delete(key),
-            Some(_) | None => Ok(false),
-        };
+        let remove =
+            |(key, judged): &Entry<A>| table.delete_if(key, |now| is_same(key, now, judged));
         for (key, (forward, reverse)) in self.pairs {
             let _was_there = remove(&(key, forward))?;
             let _was_there = remove(&reverse)?;

@@ -72,16 +72,15 @@ where
                 None
             }
         };
-        let mut doomed = Vec::new();
         for (key, value) in &suspects {
             if over(key, open.as_ref(), removed) {
-                doomed.push(*key);
+                // A socket that sent meanwhile has another entry in its place.
+                let gone = self.table.delete_if(key, |now| now == value)?;
+                removed.socks += usize::from(gone);
             } else {
                 let _new = named.insert(value.backend);
             }
         }
-        self.table.delete_all(&doomed).map_err(|(_, error)| error)?;
-        removed.socks += doomed.len();
         Ok(last)
     }
 }

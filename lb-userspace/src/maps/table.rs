@@ -153,6 +153,21 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.map.delete(key).map_err(|error| self.error("removing from", error))
     }
 
+    /// Removes one entry if its value is still as wanted; false when it is not, or not there.
+    ///
+    /// Whoever replaces the value between the look and the removal loses it: that window is two calls
+    /// long, and not as long as it takes to read and judge a whole map.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn delete_if(&self, key: &K, still: impl FnOnce(&V) -> bool) -> Result<bool, TableError> {
+        match self.get(key)? {
+            Some(value) if still(&value) => self.delete(key),
+            Some(_) | None => Ok(false),
+        }
+    }
+
     /// Writes entries. On error also says how many of them, from the first on, are in the map.
     ///
     /// # Errors
