@@ -152,7 +152,9 @@ impl Change<'_> {
         for attempt in attempts {
             let there = |at: usize| {
                 let gone = spells.get(at + 1).map(|next| next.programmed);
-                spells[at].written <= attempt.ended && gone.is_none_or(|gone| attempt.begun <= gone)
+                // The first state was there before the attempts began.
+                (at == 0 || spells[at].written <= attempt.ended)
+                    && gone.is_none_or(|gone| attempt.begun <= gone)
             };
             let states: BTreeSet<usize> =
                 (0..spells.len()).filter(|at| there(*at)).map(|at| spells[at].state).collect();
