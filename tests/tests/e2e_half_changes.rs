@@ -7,22 +7,23 @@
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Policy, Service, slices},
-    lab::{Addresses, FAMILIES, Family, Setup, load_balancer_address},
+    lab::{Addresses, FAMILIES, Family, PATIENCE, Setup, load_balancer_address, until},
     worker::{Outcome, Proto, UdpStyle, Worker},
 };
 
 /// How long attempts are made while the objects change.
 const DURATION: Duration = Duration::from_secs(20);
 
-/// How long a state stays once it is programmed.
-const REST: Duration = Duration::from_millis(150);
+/// How many attempts are made in a state, once it is programmed, before the next change: one of each
+/// family and protocol, and the one that was under way.
+const ALONE: usize = 5;
 
 /// Patience where an answer must come: a kernel tries again after a second, and after two more.
 const LONG: Duration = Duration::from_secs(4);
@@ -95,7 +96,7 @@ impl Change<'_> {
     }
 
     /// Changes to and fro until the time is up.
-    fn alternate(&self, cluster: &Cluster, until: Instant) -> Vec<Spell> {
+    fn alternate(&self, cluster: &Cluster, end: Instant, made: &AtomicUsize) -> Vec<Spell> {
         let mut spells = Vec::new();
         for turn in 0.. {
             let index = turn % 2;
@@ -104,16 +105,20 @@ impl Change<'_> {
             cluster.directory.write(&self.file(), &state.yaml()).unwrap();
             cluster.settle_on(0, &state.service, &state.endpoints).unwrap();
             spells.push(Spell { written, programmed: Instant::now(), state: index });
-            if Instant::now() > until {
+            if Instant::now() > end {
                 break;
             }
             // The state is to be met by attempts that see nothing else.
-            thread::park_timeout(REST);
+            let enough = made.load(Ordering::Relaxed) + ALONE;
+            until("attempts that see one state", PATIENCE, || {
+                Ok((made.load(Ordering::Relaxed) >= enough).then_some(()))
+            })
+            .unwrap();
         }
         spells
     }
 
-    fn attempts(&self, stop: &AtomicBool, lost: &AtomicU32) -> Vec<Attempt> {
+    fn attempts(&self, stop: &AtomicBool, made: &AtomicUsize, lost: &AtomicU32) -> Vec<Attempt> {
         let mut attempts = Vec::new();
         let mut ports = (0..PORTS).cycle();
         while !stop.load(Ordering::Relaxed) {
@@ -135,6 +140,7 @@ impl Change<'_> {
                     }
                     let ended = Instant::now();
                     attempts.push(Attempt { begun, ended, family, proto, outcome });
+                    made.store(attempts.len(), Ordering::Relaxed);
                 }
             }
         }
@@ -299,17 +305,19 @@ fn a_change_shows_whole_or_not_at_all() {
         cluster.directory.write(&change.file(), &change.states[0].yaml()).unwrap();
         cluster.settle(&change.states[0].service, &change.states[0].endpoints).unwrap();
     }
-    let until = Instant::now() + DURATION;
+    let end = Instant::now() + DURATION;
     let stop = AtomicBool::new(false);
     let lost = AtomicU32::new(0);
+    let made = [const { AtomicUsize::new(0) }; 3];
     let (cluster, stop, lost) = (&cluster, &stop, &lost);
     let mut wrong = Vec::new();
     thread::scope(|threads| {
         let running: Vec<_> = changes
             .iter()
-            .map(|change| {
-                let alternating = threads.spawn(move || change.alternate(cluster, until));
-                let trying = threads.spawn(move || change.attempts(stop, lost));
+            .zip(&made)
+            .map(|(change, made)| {
+                let alternating = threads.spawn(move || change.alternate(cluster, end, made));
+                let trying = threads.spawn(move || change.attempts(stop, made, lost));
                 (change, alternating, trying)
             })
             .collect();
