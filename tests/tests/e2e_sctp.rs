@@ -70,6 +70,7 @@ fn every_frontend(setup: Setup, flags: &[&str]) {
     assert!(listed.contains("SCTP"), "{listed}");
 
     let mut wrong = String::new();
+    let mut lost = 0;
     for (client, _) in clients(lab) {
         for family in FAMILIES {
             for at in targets(lab, &service, family) {
@@ -77,14 +78,23 @@ fn every_frontend(setup: Setup, flags: &[&str]) {
                     // Of 24 choices between two none falls on one of them once in eight million.
                     let share = client.many(proto, at, 24).unwrap();
                     let all = [format!("pod1-2 {proto}"), format!("pod2-1 {proto}")];
-                    if !share.failures.is_empty() || !share.by.keys().eq(all.iter()) {
+                    let failed: u32 = share.failures.iter().map(|failure| failure.count).sum();
+                    let silent = share.failures.iter().all(|it| it.outcome == Outcome::Timeout);
+                    let excused = proto == Proto::Udp && silent && failed == 1;
+                    if excused {
+                        // A process that gets the port of an earlier one, which reached the same pod
+                        // by another node, can miss an answer (docs/packet-path.md).
+                        println!("{} to {at} {proto}: one answer was lost", client.name());
+                        lost += 1;
+                    }
+                    if (failed > 0 && !excused) || !share.by.keys().eq(all.iter()) {
                         wrong += &format!("{} to {at} {proto}: {share:?}\n", client.name());
                     }
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(wrong.is_empty() && lost <= 1, "{lost} lost\n{wrong}");
     assert_eq!(modules(), before, "a module was loaded");
 }
 
