@@ -21,7 +21,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::check::{absolute, node_name, nodeport_addresses};
 use self::proxy::{Remark, Settings};
-use crate::{cli::args::RunArgs, housekeeper::Lifetimes, nodeport::Selector, plan::ExternalIps};
+use crate::{cli::args::RunArgs, housekeeper::Lifetimes, model::ExternalIps, nodeport::Selector};
 
 /// XDP on external devices.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]

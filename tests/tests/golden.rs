@@ -42,10 +42,12 @@ impl Agent {
         let mut planner = Planner::adopt(&Contents::default(), Limits::default(), now);
         let local: BTreeSet<IpAddr> =
             LOCAL.iter().map(|addr| addr.parse().expect("an address")).collect();
-        let primary = local.iter().copied().filter(|addr| !addr.is_loopback()).collect();
-        planner.set_node(NodeAddresses { local: local.clone(), node_port: local, primary });
+        let primary: BTreeSet<IpAddr> =
+            local.iter().copied().filter(|addr| !addr.is_loopback()).collect();
         let mut model = Model::new();
         model.set_node_name(NODE);
+        let _none = model.set_primary(primary.clone());
+        planner.set_node(NodeAddresses { local: local.clone(), node_port: local, primary });
         Self { model, planner, maps, now }
     }
 

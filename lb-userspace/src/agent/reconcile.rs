@@ -18,8 +18,8 @@ use lb_common::BackendState;
 use crate::{
     cli::ops,
     maps::{ApplyError, Contents, Maps, MapsError},
-    model::{Claim, Coverage, Event, Model, ObjectName, Problem},
-    plan::{BackendId, ExternalIps, Limits, NodeAddresses, Op, Planner},
+    model::{Claim, Coverage, Event, ExternalIps, Model, ObjectName, Problem},
+    plan::{BackendId, Limits, NodeAddresses, Op, Planner},
 };
 
 /// Shortest and longest pause before what failed is tried again.
@@ -30,7 +30,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 pub struct Reconciler<M> {
     limits: Limits,
     node: NodeAddresses,
-    external_ips: ExternalIps,
     model: Model,
     planner: Planner,
     maps: Counted<M>,
@@ -72,7 +71,6 @@ impl<M: Maps> Reconciler<M> {
         Self {
             limits,
             node: NodeAddresses::default(),
-            external_ips: ExternalIps::default(),
             model,
             planner,
             maps: Counted { maps, written: Written::default(), batches: 0 },
@@ -98,15 +96,16 @@ impl<M: Maps> Reconciler<M> {
 
     /// Takes in which addresses the node has.
     pub fn node(&mut self, node: NodeAddresses) {
+        let changed = self.model.set_primary(node.primary.clone());
+        self.planner.mark(changed);
         self.planner.set_node(node.clone());
         self.node = node;
         self.node_known = true;
     }
 
-    /// Says which external IPs are programmed. Call it before the first pass.
+    /// Says which external IPs are served. Call it before the first events.
     pub fn external_ips(&mut self, external_ips: ExternalIps) {
-        self.planner.set_external_ips(external_ips);
-        self.external_ips = external_ips;
+        self.model.set_external_ips(external_ips);
     }
 
     /// How often the maps were written to: contents that were read before and after the same number
@@ -123,7 +122,6 @@ impl<M: Maps> Reconciler<M> {
         if !differences.is_empty() {
             self.planner = Planner::adopt(contents, self.limits, now);
             self.planner.set_node(self.node.clone());
-            self.planner.set_external_ips(self.external_ips);
             self.planner.mark(self.model.service_names());
             if self.model.coverage() == Coverage::Full {
                 self.planner.prune();

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::plan::ExternalIps;
+use crate::model::ExternalIps;
 
 pub use self::{
     proxy::ProxyFlags,

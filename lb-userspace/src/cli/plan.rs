@@ -24,12 +24,14 @@ pub(super) fn plan(args: &PlanArgs, pin_dir: &Path) -> anyhow::Result<ExitCode> 
     let contents = if args.empty { Contents::default() } else { pinned(pin_dir)? };
     let mut model = Model::new();
     model.set_node_name(&node_name);
+    model.set_external_ips(args.external_ips);
+    let addresses = addresses(&selectors)?;
+    let _none = model.set_primary(addresses.primary.clone());
     let changed = model.apply(source::dir::read(&args.source, &node_name)?);
 
     let now = Instant::now();
     let mut planner = Planner::adopt(&contents, Limits::default(), now);
-    planner.set_node(addresses(&selectors)?);
-    planner.set_external_ips(args.external_ips);
+    planner.set_node(addresses);
     planner.mark(changed);
     if model.coverage() == Coverage::Full {
         planner.prune();

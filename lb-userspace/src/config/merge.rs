@@ -7,8 +7,8 @@ use super::{
 use crate::{
     cli::args::{RunArgs, Verbosity},
     housekeeper::Lifetimes,
+    model::ExternalIps,
     nodeport::Selector,
-    plan::ExternalIps,
 };
 
 /// The flags that `lb run` and kube-proxy both have, beside those that only kube-proxy has.

@@ -11,9 +11,15 @@ use super::{
     select::is_used,
 };
 
-/// Problems of the Service itself.
-pub(super) fn service(service: &Service, slices: &[Arc<Slice>], claims: &Claims) -> Vec<Problem> {
+/// Problems of the Service itself, as far as it is served, beside what is `refused` of it.
+pub(super) fn service(
+    service: &Service,
+    refused: impl Iterator<Item = Remark>,
+    slices: &[Arc<Slice>],
+    claims: &Claims,
+) -> Vec<Problem> {
     let mut remarks = service.remarks.clone();
+    remarks.extend(refused);
     // One sentence per claim and holder: a node port lost in both families is one loss.
     let mut lost = BTreeSet::new();
     claims::of(service, |claim| {

@@ -7,6 +7,7 @@ mod check;
 mod claims;
 mod desired;
 mod event;
+mod external;
 mod local;
 mod object;
 mod problem;
@@ -24,6 +25,8 @@ pub use claims::Claim;
 use claims::Claims;
 pub use desired::{Desired, DesiredBackend, DesiredPort, DesiredService};
 pub use event::{Coverage, Event};
+pub use external::ExternalIps;
+use external::Reduced;
 use lb_common::Family;
 use local::Local;
 pub use local::{HealthCheck, NoLocalEndpoints};
@@ -38,6 +41,8 @@ use select::{Candidates, Here};
 #[derive(Debug, Default)]
 pub struct Model {
     services: HashMap<ObjectName, Arc<Service>>,
+    /// What is served of those that are not served as they are.
+    reduced: HashMap<ObjectName, Reduced>,
     /// The Service that each slice belongs to, by the name of the slice: when a slice changes its
     /// label, the old Service must lose it.
     owners: HashMap<ObjectName, ObjectName>,
@@ -48,6 +53,9 @@ pub struct Model {
     local: BTreeMap<ObjectName, Local>,
     /// Where the agent is.
     here: Here,
+    external_ips: ExternalIps,
+    /// The addresses by which the node is known to others.
+    primary: BTreeSet<IpAddr>,
     problems: BTreeMap<Subject, Vec<Problem>>,
     node: Option<Node>,
     coverage: Coverage,
@@ -63,6 +71,26 @@ impl Model {
     /// events.
     pub fn set_node_name(&mut self, name: &str) {
         self.here.node = name.into();
+    }
+
+    /// Says which external IPs are served. Call it before the first events.
+    pub fn set_external_ips(&mut self, external_ips: ExternalIps) {
+        self.external_ips = external_ips;
+    }
+
+    /// Says by which addresses the node is known to others; returns the Services for which something
+    /// may have changed.
+    pub fn set_primary(&mut self, primary: BTreeSet<IpAddr>) -> BTreeSet<ObjectName> {
+        let mut touched = BTreeSet::new();
+        if self.primary == primary {
+            return touched;
+        }
+        self.primary = primary;
+        let named = self.services.values().filter(|service| !service.external_ips.is_empty());
+        for service in named.cloned().collect::<Vec<_>>() {
+            self.claim(&service.name, Some(&service), self.served(&service.name), &mut touched);
+        }
+        self.settle(touched)
     }
 
     /// Says which Service has which VIP's port and which node port in the maps of an earlier agent:
@@ -89,11 +117,7 @@ impl Model {
                 Event::Coverage(coverage) => self.coverage = coverage,
             }
         }
-        self.claims.settle(self.coverage == Coverage::Full);
-        for name in &touched {
-            self.check(name);
-        }
-        touched
+        self.settle(touched)
     }
 
     /// How much of what the source has is known.
@@ -161,16 +185,54 @@ impl Model {
         if self.services.get(&name) == Some(&service) {
             return;
         }
-        let old = self.services.insert(name.clone(), service.clone());
-        self.claims.replace(old.as_ref(), Some(&service), touched);
+        let old = self.served(&name);
+        self.claim(&name, Some(&service), old, touched);
+        let _before = self.services.insert(name.clone(), service);
         let _new = touched.insert(name);
     }
 
     fn delete_service(&mut self, name: ObjectName, touched: &mut BTreeSet<ObjectName>) {
-        if let Some(old) = self.services.remove(&name) {
-            self.claims.replace(Some(&old), None, touched);
+        let old = self.served(&name);
+        if self.services.remove(&name).is_some() {
+            self.claim(&name, None, old, touched);
             let _new = touched.insert(name);
         }
+    }
+
+    /// What is served of a Service.
+    fn served(&self, name: &ObjectName) -> Option<Arc<Service>> {
+        let reduced = self.reduced.get(name).map(|reduced| &reduced.service);
+        reduced.or_else(|| self.services.get(name)).cloned()
+    }
+
+    /// A Service of which `old` was served is `service` now.
+    fn claim(
+        &mut self,
+        name: &ObjectName,
+        service: Option<&Arc<Service>>,
+        old: Option<Arc<Service>>,
+        touched: &mut BTreeSet<ObjectName>,
+    ) {
+        let reduced = |service| Reduced::new(service, self.external_ips, &self.primary);
+        let reduced = service.and_then(reduced);
+        let new = reduced.as_ref().map(|reduced| &reduced.service).or(service);
+        if old.as_ref() != new {
+            self.claims.replace(old.as_ref(), new, touched);
+            let _new = touched.insert(name.clone());
+        }
+        let _before = match reduced {
+            Some(reduced) => self.reduced.insert(name.clone(), reduced),
+            None => self.reduced.remove(name),
+        };
+    }
+
+    /// Ends a batch.
+    fn settle(&mut self, touched: BTreeSet<ObjectName>) -> BTreeSet<ObjectName> {
+        self.claims.settle(self.coverage == Coverage::Full);
+        for name in &touched {
+            self.check(name);
+        }
+        touched
     }
 
     fn put_slice(&mut self, slice: Arc<Slice>, touched: &mut BTreeSet<ObjectName>) {
@@ -201,7 +263,7 @@ impl Model {
     /// Renews the problems of a Service and of its slices.
     fn check(&mut self, name: &ObjectName) {
         let slices = self.slices.get(name).cloned().unwrap_or_default();
-        let service = self.services.get(name).cloned();
+        let service = self.served(name);
         for slice in &slices {
             let problems = check::slice(slice, service.as_deref());
             self.report(Subject::Slice(slice.name.clone()), problems);
@@ -212,7 +274,10 @@ impl Model {
             None => self.local.remove(name),
         };
         let problems = match &service {
-            Some(service) => check::service(service, &slices, &self.claims),
+            Some(service) => {
+                let refused = self.reduced.get(name).into_iter().flat_map(Reduced::remarks);
+                check::service(service, refused, &slices, &self.claims)
+            }
             None => Vec::new(),
         };
         self.report(Subject::Service(name.clone()), problems);
@@ -228,7 +293,7 @@ impl Model {
 
 impl Desired for Model {
     fn desired(&self, name: &ObjectName) -> DesiredService {
-        let Some(service) = self.services.get(name) else { return DesiredService::default() };
+        let Some(service) = self.served(name) else { return DesiredService::default() };
         let slices = self.slices.get(name).map_or(&[][..], Vec::as_slice);
         let holds = |claim| self.claims.holder(&claim).is_some_and(|holder| holder.name == *name);
         let mut ports = Vec::with_capacity(service.ports.len());

@@ -12,9 +12,8 @@ use std::{
 use lb_common::{Family, FrontendKind};
 
 use super::{
-    ExternalIps, NodeAddresses,
+    NodeAddresses,
     actual::Actual,
-    external::Refusal,
     op::{Frontend, ServiceId},
 };
 use crate::model::{Desired, DesiredPort, ObjectName};
@@ -46,8 +45,6 @@ pub(super) struct Drafts {
     pub(super) losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
     /// Services for which it matters which addresses the node has.
     pub(super) of_node: HashSet<ObjectName>,
-    /// External IPs that are not programmed, by Service.
-    pub(super) refused: BTreeMap<ObjectName, BTreeMap<IpAddr, Refusal>>,
     owners: HashMap<Frontend, ObjectName>,
 }
 
@@ -59,7 +56,6 @@ impl Drafts {
         desired: &impl Desired,
         actual: &Actual,
         node: &NodeAddresses,
-        external_ips: ExternalIps,
     ) -> Self {
         let mut this = Self::default();
         let mut drafts = Vec::with_capacity(names.len());
@@ -82,15 +78,7 @@ impl Drafts {
             draft.port.load_balancer_ips = addrs;
         }
         for draft in &mut drafts {
-            let mut addrs = std::mem::take(&mut draft.port.external_ips);
-            addrs.retain(|addr| match external_ips.refuses(*addr, node) {
-                Some(why) => {
-                    let refused = this.refused.entry(draft.name.clone()).or_default();
-                    let _before = refused.insert(*addr, why);
-                    false
-                }
-                None => true,
-            });
+            let addrs = std::mem::take(&mut draft.port.external_ips);
             this.claim_all(draft, &addrs, FrontendKind::ExternalIp, &arena);
         }
         for draft in &mut drafts {
@@ -174,7 +162,7 @@ impl Arena<'_> {
 
 /// Whether it matters for a port which addresses the node has.
 fn depends_on_node(port: &DesiredPort) -> bool {
-    port.node_port.is_some() || !port.external_ips.is_empty() || port.source_ranges.is_some()
+    port.node_port.is_some() || port.source_ranges.is_some()
 }
 
 fn in_family(addr: &IpAddr, family: Family) -> bool {

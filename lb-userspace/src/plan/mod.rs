@@ -9,7 +9,6 @@ mod backends;
 mod build;
 mod compare;
 mod draft;
-mod external;
 mod ids;
 mod limits;
 mod op;
@@ -24,7 +23,6 @@ mod vips;
 
 use std::time::Instant;
 
-pub use external::ExternalIps;
 pub use limits::Limits;
 pub use op::{Backend, BackendId, Frontend, Op, Range, RangeSetId, ServiceId};
 pub(crate) use op::{ServiceName, set_names};

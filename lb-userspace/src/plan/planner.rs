@@ -10,11 +10,9 @@ use std::{
 };
 
 use super::{
-    ExternalIps,
     actual::{Actual, object_name},
     build::{Build, Reserved},
     draft::Drafts,
-    external::Refusal,
     limits::{Full, Limits},
     op::{BackendId, Frontend, Op},
 };
@@ -43,15 +41,11 @@ pub struct Plan {
     names: BTreeSet<ObjectName>,
     unfit: BTreeMap<ObjectName, Full>,
     losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
-    refused: Refused,
     reserved: Reserved,
     recheck: BTreeSet<IpAddr>,
     recheck_words: BTreeSet<u32>,
     released: BTreeSet<BackendId>,
 }
-
-/// External IPs that are not programmed, by Service.
-type Refused = BTreeMap<ObjectName, BTreeMap<IpAddr, Refusal>>;
 
 /// How many Services may fail one by one before the rest is left for the next attempt: where the
 /// fault is not with a Service, thousands of failing calls would tell nothing new.
@@ -63,7 +57,6 @@ pub struct Planner {
     pub(super) actual: Actual,
     pub(super) limits: Limits,
     node: NodeAddresses,
-    external_ips: ExternalIps,
     /// Services to be planned next.
     pending: BTreeSet<ObjectName>,
     /// Services that were in the maps at start and that nobody asked for so far.
@@ -77,7 +70,6 @@ pub struct Planner {
     freed: bool,
     /// Services that want a frontend which another one has.
     pub(super) waiters: HashMap<Frontend, BTreeSet<ObjectName>>,
-    pub(super) refused: Refused,
     released: BTreeSet<BackendId>,
     recheck: BTreeSet<IpAddr>,
     recheck_words: BTreeSet<u32>,
@@ -97,13 +89,11 @@ impl Planner {
             unfit: BTreeMap::new(),
             freed: false,
             waiters: HashMap::new(),
-            refused: Refused::new(),
             released: BTreeSet::new(),
             recheck: BTreeSet::new(),
             recheck_words: BTreeSet::new(),
             adopted: true,
             node: NodeAddresses::default(),
-            external_ips: ExternalIps::default(),
             actual,
             limits,
         }
@@ -118,11 +108,6 @@ impl Planner {
             self.recheck.extend(node.local.symmetric_difference(&self.node.local));
         }
         self.node = node;
-    }
-
-    /// Says which external IPs are programmed. Call it before the first plan.
-    pub fn set_external_ips(&mut self, external_ips: ExternalIps) {
-        self.external_ips = external_ips;
     }
 
     /// Says which Services changed.
@@ -200,10 +185,8 @@ impl Planner {
         self.give_back(plan.reserved);
         for name in &plan.names {
             let _before = self.unfit.remove(name);
-            let _before = self.refused.remove(name);
         }
         self.unfit.extend(plan.unfit);
-        self.refused.extend(plan.refused);
         self.waiters.retain(|_, waiting| {
             waiting.retain(|name| !plan.names.contains(name));
             !waiting.is_empty()
@@ -277,14 +260,8 @@ impl Planner {
             self.recheck.extend(self.actual.inconsistent_addresses(&self.node.local));
             self.recheck_words.extend(self.actual.inconsistent_words());
         }
-        let Drafts { drafts, mut wanted, losers, of_node, refused, .. } = Drafts::new(
-            &names,
-            &self.orphans,
-            desired,
-            &self.actual,
-            &self.node,
-            self.external_ips,
-        );
+        let Drafts { drafts, mut wanted, losers, of_node, .. } =
+            Drafts::new(&names, &self.orphans, desired, &self.actual, &self.node);
         for name in &names {
             let _orphan = self.orphans.remove(name);
             let _member = match of_node.contains(name) {
@@ -307,7 +284,7 @@ impl Planner {
         build.forget(&names);
         let Build { stages, reserved, unfit, .. } = build;
         let ops = stages.into_ops();
-        Plan { ops, names, unfit, losers, refused, reserved, recheck, recheck_words, released }
+        Plan { ops, names, unfit, losers, reserved, recheck, recheck_words, released }
     }
 
     fn wake_up(&mut self, now: Instant) {

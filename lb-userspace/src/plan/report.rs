@@ -6,7 +6,7 @@ use lb_common::FrontendKind;
 
 use super::{
     actual::object_name,
-    external, limits,
+    limits,
     op::{Frontend, ServiceId},
     planner::Planner,
 };
@@ -40,7 +40,6 @@ impl Planner {
     /// What does not fit, and what another Service's VIP hides.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = limits::problems(&self.unfit, &self.limits);
-        problems.extend(external::problems(&self.refused));
         let hidden: BTreeMap<&Frontend, _> = self.waiters.iter().collect();
         for (frontend, names) in hidden {
             let remark = Remark::warning(format!(

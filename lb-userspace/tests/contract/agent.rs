@@ -39,6 +39,7 @@ impl Agent {
         });
         let mut model = Model::new();
         model.set_node_name(NODE);
+        let _none = model.set_primary(addresses(&PRIMARY).into_iter().collect());
         let mut agent = Self { model, planner, maps: MemoryMaps::new(LIMITS), now };
         agent.feed([Event::Coverage(Coverage::Full)]);
         agent

@@ -118,10 +118,7 @@ fn frontends(ports: &[Port]) -> BTreeMap<Key, Frontend> {
         };
         wish(Kind::ClusterIP, port.vip, port.number);
         port.load_balancers.iter().for_each(|ip| wish(Kind::LoadBalancer, *ip, port.number));
-        // EIP-5: not the node's own addresses.
-        let refused = world::addresses(&PRIMARY);
-        let external_ips = port.external_ips.iter().filter(|ip| !refused.contains(ip));
-        external_ips.for_each(|ip| wish(Kind::ExternalIP, *ip, port.number));
+        port.external_ips.iter().for_each(|ip| wish(Kind::ExternalIP, *ip, port.number));
         // A node port belongs to one Service on all addresses of a family.
         let older = |other: &&Port| {
             (other.v4, other.node_port, other.proto) == (port.v4, port.node_port, port.proto)
@@ -223,6 +220,9 @@ fn ports_of(world: &World, name: &Name, service: &Service, v4: bool) -> Vec<Port
     let texts = spec.external_ips.clone().unwrap_or_default();
     let mut external_ips: BTreeSet<IpAddr> = texts.iter().filter_map(|ip| address(ip)).collect();
     external_ips.retain(|ip| ip.is_ipv4() == v4 && *ip != vip && !load_balancers.contains(ip));
+    // EIP-5: not the node's own addresses.
+    let refused = world::addresses(&PRIMARY);
+    external_ips.retain(|ip| !refused.contains(ip));
     let created = service.metadata.creation_timestamp.clone().expect("a time").0.as_second();
     let ports = spec.ports.iter().flatten().map(|port| {
         let ServicePort { name: port_name, protocol, port: number, node_port, .. } = port.clone();

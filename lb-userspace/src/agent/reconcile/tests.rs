@@ -5,6 +5,9 @@ use std::sync::Arc;
 use lb_common::proto;
 
 use super::*;
+
+mod external;
+
 use crate::{
     maps::{Fault, FaultyMaps, MemoryMaps},
     model::{Service, ServicePort},

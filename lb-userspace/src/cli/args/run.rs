@@ -7,7 +7,7 @@ use clap::{ArgAction, Args};
 use super::proxy::ProxyFlags;
 use crate::{
     config::{LogFormat, SocketLb, TcMode, XdpMode},
-    plan::ExternalIps,
+    model::ExternalIps,
 };
 
 /// Flags of `lb run`, as typed.

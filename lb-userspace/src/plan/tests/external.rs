@@ -3,7 +3,7 @@
 use lb_common::{FrontendKind, proto};
 
 use super::{
-    super::{ExternalIps, Frontend, Limits, NodeAddresses, Planner, Range, RangeSetId},
+    super::{Frontend, Limits, NodeAddresses, Planner, Range, RangeSetId},
     Rig, addr, node, resolve, rig,
     scenario::ops,
     wish::{Wish, name, web},
@@ -22,55 +22,6 @@ fn wish(change: impl FnOnce(&mut DesiredPort)) -> Wish {
 
 fn problems(planner: &Planner) -> Vec<String> {
     planner.problems().iter().map(|p| format!("{} {p}", p.severity.name())).collect()
-}
-
-/// EIP-5, EIP-6: an address of the node is not taken from it unless that is asked for, any other is
-/// programmed; what is an address of the node follows the node.
-#[test]
-fn an_external_ip_of_the_node_is_refused_aloud() {
-    let ips = ["127.0.0.1", "192.0.2.1", "192.0.2.7"].map(addr);
-    let wish = wish(|port| port.external_ips = ips.to_vec());
-    let served = |rig: &Rig<MemoryMaps>| {
-        ips.map(|ip| rig.maps.get().frontends.contains_key(&Frontend::new(ip, 80, proto::TCP)))
-    };
-    let mut rig = rig();
-    let _ops = ops(&mut rig, &wish, &[1]);
-    assert_eq!(served(&rig), [false, false, true]);
-    let refused = "warning Service default/web-1: external IPs 127.0.0.1, 192.0.2.1: not programmed, \
-                   because the node itself is reached by that: take it out of spec.externalIPs, or \
-                   start the agent with --external-ips=all";
-    assert_eq!(problems(&rig.planner), [refused]);
-
-    let primary = [addr("192.0.2.7")].into();
-    rig.planner.set_node(NodeAddresses { primary, ..node() });
-    let _ops = ops(&mut rig, &wish, &[]);
-    assert_eq!(served(&rig), [false, true, false]);
-
-    rig.planner.set_external_ips(ExternalIps::All);
-    let _ops = ops(&mut rig, &wish, &[1]);
-    assert_eq!(served(&rig), [true; 3]);
-    assert_eq!(problems(&rig.planner), [""; 0]);
-}
-
-/// EIP-7.
-#[test]
-fn external_ips_can_be_switched_off() {
-    let wish = wish(|port| {
-        port.external_ips = vec![addr("203.0.113.7")];
-        port.load_balancer_ips = vec![addr("198.51.100.7")];
-    });
-    let mut rig = rig();
-    rig.planner.set_external_ips(ExternalIps::Off);
-    let _ops = ops(&mut rig, &wish, &[1]);
-    let kinds: Vec<u8> = rig.maps.get().frontends.values().map(|value| value.kind).collect();
-    let (marker, vip) = (FrontendKind::Marker as u8, FrontendKind::ClusterIp as u8);
-    assert_eq!(kinds, [marker, vip, FrontendKind::LoadBalancer as u8]);
-    let told = problems(&rig.planner);
-    assert_eq!(told.len(), 1);
-    assert!(
-        told[0].starts_with("notice Service default/web-1: external IP 203.0.113.7: "),
-        "{told:?}"
-    );
 }
 
 /// SVC-17: who has an address beats the node port there, and the node port comes back after it.

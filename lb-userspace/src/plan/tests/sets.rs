@@ -9,7 +9,7 @@ use lb_common::{BackendState, FrontendKind, ServiceInfo};
 use proptest::prelude::*;
 
 use super::{
-    super::{BackendId, ExternalIps, Frontend, Limits, Planner, ServiceId},
+    super::{BackendId, Frontend, Limits, Planner, ServiceId},
     State, check_complete, check_consistent, node, resolve, settle,
     wish::{Wish, histories, wishes},
 };
@@ -32,7 +32,6 @@ impl<M: Maps> Follower<M> {
         let contents = maps.contents().expect("memory can be read");
         let mut planner = Planner::adopt(&contents, limits, now);
         planner.set_node(node());
-        planner.set_external_ips(ExternalIps::Foreign);
         Self { planner, maps, now, wish: Wish::new() }
     }
 
@@ -91,11 +90,10 @@ fn expected(wish: &Wish, frontend: &Frontend) -> Option<(State, String)> {
             let at = |addrs: &[std::net::IpAddr], port: u16| {
                 addrs.contains(&frontend.addr) && frontend.port == port
             };
-            let refused = node.primary.contains(&frontend.addr);
             let has = match kind {
                 FrontendKind::ClusterIp => at(port.vip.as_slice(), port.port),
                 FrontendKind::LoadBalancer => at(&port.load_balancer_ips, port.port),
-                FrontendKind::ExternalIp => !refused && at(&port.external_ips, port.port),
+                FrontendKind::ExternalIp => at(&port.external_ips, port.port),
                 FrontendKind::NodePort => {
                     port.node_port == Some(frontend.port) && node.node_port.contains(&frontend.addr)
                 }
@@ -153,8 +151,7 @@ fn check_wish(contents: &Contents, wish: &Wish) -> Result<(), String> {
         }
     }
     for port in wish.values().flat_map(|service| &service.ports) {
-        let external = port.external_ips.iter().filter(|addr| !node().primary.contains(addr));
-        let addrs = port.vip.iter().chain(external).chain(&port.load_balancer_ips);
+        let addrs = port.vip.iter().chain(&port.external_ips).chain(&port.load_balancer_ips);
         let frontends = addrs.map(|addr| Frontend::new(*addr, port.port, port.proto));
         let nodes = node().node_port.into_iter().filter(std::net::IpAddr::is_ipv4);
         let nodes: Vec<_> = nodes.collect();
