@@ -1,16 +1,16 @@
-//! How many clients are remembered, and by whom.
+//! How many clients are remembered, by whom, and for how long.
 #![expect(clippy::unwrap_used, reason = "what surrounds a test may unwrap as a test does")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Service},
     lab::{Cidr, FAMILIES, Family, PATIENCE, Setup, until},
-    worker::{Proto, UdpStyle},
+    worker::{Proto, UdpStyle, Worker},
 };
 
 /// As many as a list of iptables' remembers, five times.
@@ -100,4 +100,90 @@ fn each_node_remembers_its_own_clients() {
             assert_eq!(answers(&cluster, node, family, 40), *first, "{family} at node {node}");
         }
     }
+}
+
+/// Who asks for what, and what it had so far.
+struct Asker<'a> {
+    client: &'a Worker,
+    proto: Proto,
+    at: SocketAddr,
+    /// Who answered last, and when it was asked.
+    last: Option<(String, Instant)>,
+    /// Since when it never waited for longer than the time.
+    since: Instant,
+}
+
+impl Asker<'_> {
+    fn ask(&self) -> String {
+        let wait = Duration::from_secs(10);
+        let (client, proto, at) = (self.client, self.proto, self.at);
+        let got = client.probe_with(proto, UdpStyle::Connected, at, None, wait).unwrap();
+        let by = got.by().unwrap_or_else(|| panic!("{} by {proto} to {at}: {got}", client.name()));
+        by.to_owned()
+    }
+
+    /// Asks once more. Whoever was not late gets whom it had.
+    fn ask_in_time(&mut self, seconds: Duration) {
+        let began = Instant::now();
+        let by = self.ask();
+        match &self.last {
+            Some((had, asked)) if asked.elapsed() < seconds => {
+                let Self { client, proto, at, .. } = self;
+                let after = asked.elapsed();
+                assert_eq!(by, *had, "{} by {proto} to {at} after {after:?}", client.name());
+            }
+            // The first time, or the machine was busy with other things.
+            _ => self.since = began,
+        }
+        self.last = Some((by, began));
+    }
+}
+
+/// AFF-2: whoever comes back in time keeps its backend, for longer than the time; whoever does not is a
+/// stranger. So for clients outside, pods and processes of the node.
+#[test]
+fn a_client_that_stays_away_for_longer_than_the_time_is_a_stranger() {
+    const SECONDS: u32 = 2;
+    let setup = Setup { pods: vec![3, 3], ..Setup::default() };
+    let Some(cluster) = Cluster::start_or_skip(setup, &[]) else { return };
+    cluster.lab.serve(8080).unwrap();
+    let web = Service::new("web", 20)
+        .port("tcp", Proto::Tcp, 80, 8080, Some(30080))
+        .port("udp", Proto::Udp, 80, 8080, Some(30080))
+        .affinity(SECONDS);
+    let endpoints: Vec<_> = cluster.lab.pods().map(Endpoint::pod).collect();
+    cluster.put(&web, &endpoints).unwrap();
+    let node = &cluster.lab.nodes[0];
+    let mut askers = Vec::new();
+    for family in FAMILIES {
+        let (node_port, vip) = (node.addresses.at(family, 30080), web.addresses.at(family, 80));
+        let outside = &cluster.lab.client.worker;
+        for (client, at) in [(outside, node_port), (&node.pods[0].worker, vip), (&node.host, vip)] {
+            for proto in [Proto::Tcp, Proto::Udp] {
+                askers.push(Asker { client, proto, at, last: None, since: Instant::now() });
+            }
+        }
+    }
+    let seconds = Duration::from_secs(SECONDS.into());
+    until("everybody to come back in time for twice the time", 2 * PATIENCE, || {
+        askers.iter_mut().for_each(|asker| asker.ask_in_time(seconds));
+        Ok(askers.iter().all(|asker| asker.since.elapsed() > 2 * seconds).then_some(()))
+    })
+    .unwrap();
+    // Each stranger has five of six others.
+    for _ in 0..20 {
+        until("all entries to be over or gone", PATIENCE, || {
+            let dump = cluster.agents[0].commands.json(&["dump"])?;
+            let entries = dump["affinity"].as_array().cloned().unwrap_or_default();
+            let over = |age: Option<u64>| age.is_some_and(|age| age > SECONDS.into());
+            Ok(entries.iter().all(|entry| over(entry["age"].as_u64())).then_some(()))
+        })
+        .unwrap();
+        askers.retain(|asker| asker.last.as_ref().is_some_and(|(had, _)| asker.ask() == *had));
+        if askers.is_empty() {
+            return;
+        }
+    }
+    let kept = askers.iter().map(|a| format!("{} by {} to {}", a.client.name(), a.proto, a.at));
+    panic!("they keep a backend for ever: {:?}", kept.collect::<Vec<_>>());
 }
