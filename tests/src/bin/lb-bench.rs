@@ -1,18 +1,72 @@
-//! `lb-bench packet [--quick] [-o json]`: what `cargo xtask bench` runs. `lb-bench sample CASE`
-//! is the process of one sample.
+//! `lb-bench packet`: what `cargo xtask bench packet` runs. `lb-bench sample CASE` is the process of one
+//! sample, also when a build of another revision asks for it.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use lb_tests::bench::packet;
+use clap::{Args, Parser, ValueEnum};
+use lb_tests::bench::packet::{self, Against, Options, Selection};
+
+/// Nanoseconds per packet of the programs.
+#[derive(Parser)]
+enum Cli {
+    /// Compare the programs with the least that a balancer must do, or with another build's
+    Packet(Packet),
+    /// Measure one case in this process: JSON of a case and an effort, answered by JSON
+    Sample { case: String },
+}
+
+#[derive(Args)]
+struct Packet {
+    /// Few rounds: shows that everything works, and no reliable numbers
+    #[arg(long)]
+    quick: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Only cases whose name contains this; may be given several times
+    #[arg(long = "case", value_name = "TEXT")]
+    cases: Vec<String>,
+    /// Name the cases and measure nothing
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    against: Other,
+}
+
+/// The other build.
+#[derive(Args)]
+struct Other {
+    /// The lb-bench of another build, with its lb.o and bench.o beside it
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
+    /// What to call that build
+    #[arg(long, default_value = "the other", requires = "against")]
+    revision: String,
+    /// Pairs of samples for each case [default: 15, with --quick 3]
+    #[arg(long, requires = "against", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pairs: Option<u32>,
+    /// Percent that this build may cost more
+    #[arg(long, requires = "against", allow_negative_numbers = true, default_value_t = 3.0)]
+    bound: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match run(&words) {
+    let done = match Cli::parse() {
+        Cli::Packet(flags) => compare(flags),
+        Cli::Sample { case } => sample(&case).map(|()| true),
+    };
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("usage: lb-bench packet [--quick] [-o json]");
-            ExitCode::from(2)
+            eprintln!("lb-bench: a case costs more than the bound allows");
+            ExitCode::FAILURE
         }
         Err(error) => {
             eprintln!("lb-bench: {error:#}");
@@ -21,27 +75,28 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what the words say; false when they say nothing that is known.
-fn run(words: &[String]) -> Result<bool> {
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match words[..] {
-        ["packet", ref flags @ ..] => {
-            let mut options = packet::Options::default();
-            let mut flags = flags.iter();
-            while let Some(flag) = flags.next() {
-                match *flag {
-                    "--quick" => options.quick = true,
-                    "-o" if flags.next() == Some(&"json") => options.json = true,
-                    _ => return Ok(false),
-                }
-            }
-            packet::run(options)?;
+fn compare(flags: Packet) -> Result<bool> {
+    let Packet { quick, output, cases, list, against } = flags;
+    let options = Options { quick, json: output == Output::Json, selection: Selection(cases) };
+    let Other { against: program, revision, pairs, bound } = against;
+    if list {
+        let cases = if program.is_some() {
+            packet::cases_of_two_builds(&options.selection)?
+        } else {
+            packet::cases(&options.selection)?
+        };
+        for case in cases {
+            println!("{case}");
         }
-        ["sample", case] => {
-            let (case, effort) = serde_json::from_str(case)?;
-            println!("{}", serde_json::to_string(&packet::take(&case, effort)?)?);
-        }
-        _ => return Ok(false),
+        return Ok(true);
     }
-    Ok(true)
+    let Some(program) = program else { return packet::run(&options).map(|()| true) };
+    let pairs = pairs.unwrap_or(if quick { 3 } else { 15 });
+    packet::run_against(&options, &Against { program, revision, pairs, bound })
+}
+
+fn sample(case: &str) -> Result<()> {
+    let (case, effort) = serde_json::from_str(case)?;
+    println!("{}", serde_json::to_string(&packet::take(&case, effort)?)?);
+    Ok(())
 }

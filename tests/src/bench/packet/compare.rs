@@ -1,13 +1,14 @@
 //! Comparisons: which cases are measured against which, and what is aimed at.
 
-use std::{env, process::Command};
-
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::{
+    build::Build,
     case::{At, Case, Subject, Traffic},
+    pairs,
     sample::{Effort, Sample},
+    selection::Selection,
 };
 use crate::bench::{
     machine::Machine,
@@ -15,12 +16,25 @@ use crate::bench::{
 };
 
 /// What the caller wants.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Few rounds of few packets: shows that everything works, and no reliable numbers.
     pub quick: bool,
     /// JSON in place of a table.
     pub json: bool,
+    /// Which cases.
+    pub selection: Selection,
+}
+
+impl Options {
+    /// How much each sample measures.
+    pub(super) fn effort(&self) -> Effort {
+        if self.quick {
+            Effort { packets: 20_000, runs: 1 }
+        } else {
+            Effort { packets: 100_000, runs: 5 }
+        }
+    }
 }
 
 /// A comparison and its outcome.
@@ -62,7 +76,8 @@ struct Plan {
 }
 
 const MANY: u32 = 10_000;
-const FLOWS: u32 = 1 << 16;
+/// More connections than the caches hold.
+pub(super) const FLOWS: u32 = 1 << 16;
 
 /// Everything that is compared. The two comparisons of a case with itself tell the noise.
 fn plans() -> Vec<Plan> {
@@ -95,14 +110,24 @@ fn plans() -> Vec<Plan> {
     plans
 }
 
-/// Measures everything and prints it. True when every goal was reached.
-pub fn run(options: Options) -> Result<()> {
-    let (rounds, effort) = if options.quick {
-        (1, Effort { packets: 20_000, runs: 1 })
-    } else {
-        (7, Effort { packets: 100_000, runs: 5 })
-    };
-    let plans = plans();
+/// The cases that are meant, each with its reference; the noise is always among them.
+fn meant(selection: &Selection) -> Result<Vec<Plan>> {
+    let (mut plans, others): (Vec<Plan>, Vec<Plan>) =
+        plans().into_iter().partition(|plan| plan.case == plan.reference);
+    plans.extend(selection.narrow(others, |plan| &plan.case)?);
+    Ok(plans)
+}
+
+/// The cases that are meant, in the order of the table.
+pub fn cases(selection: &Selection) -> Result<Vec<Case>> {
+    Ok(meant(selection)?.iter().map(|plan| plan.case).collect())
+}
+
+/// Measures everything that is meant and prints it.
+pub fn run(options: &Options) -> Result<()> {
+    let rounds = if options.quick { 1 } else { 7 };
+    let effort = options.effort();
+    let plans = meant(&options.selection)?;
     let mut comparisons = Vec::new();
     let mut noise = Vec::new();
     for (number, plan) in plans.iter().enumerate() {
@@ -131,49 +156,25 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 fn compare(plan: &Plan, rounds: u32, effort: Effort) -> Result<Comparison> {
-    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let mut last = None;
-    for round in 0..rounds {
-        // The order alternates, so that a drift falls on both alike.
-        let (case, reference) = if round % 2 == 0 {
-            let case = sample(&plan.case, effort)?;
-            (case, sample(&plan.reference, effort)?)
-        } else {
-            let reference = sample(&plan.reference, effort)?;
-            (sample(&plan.case, effort)?, reference)
-        };
-        ours.push(case.ns);
-        theirs.push(reference.ns);
-        ratios.push(case.ns / reference.ns);
-        last = Some(case);
-    }
-    let last = last.context("at least one round")?;
-    let ratio = spread(ratios).median;
+    let build = Build::this()?;
+    let taken = pairs::take(
+        rounds,
+        || build.sample(&plan.case, effort),
+        || build.sample(&plan.reference, effort),
+    )?;
+    let last: &Sample = taken.last().map(|(case, _)| case).context("at least one round")?;
+    let ratio = spread(taken.iter().map(|(case, reference)| case.ns / reference.ns)).median;
     Ok(Comparison {
         case: plan.case.to_string(),
         reference: plan.reference.to_string(),
-        ns: spread(ours),
-        reference_ns: spread(theirs),
+        ns: spread(taken.iter().map(|(case, _)| case.ns)),
+        reference_ns: spread(taken.iter().map(|(_, reference)| reference.ns)),
         ratio,
         goal: plan.goal,
         reached: plan.goal.map(|goal| ratio <= goal),
         verified: last.verified,
         machine_code: last.machine_code,
     })
-}
-
-/// Runs a case in a process of its own.
-fn sample(case: &Case, effort: Effort) -> Result<Sample> {
-    let me = env::current_exe().context("finding this program")?;
-    let output = Command::new(me)
-        .arg("sample")
-        .arg(serde_json::to_string(&(case, effort))?)
-        .output()
-        .context("starting a process for a sample")?;
-    if !output.status.success() {
-        bail!("{case}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    serde_json::from_slice(&output.stdout).with_context(|| format!("{case}: reading the sample"))
 }
 
 fn print(report: &Report) {
@@ -209,6 +210,7 @@ fn print(report: &Report) {
     }
 }
 
-fn cell(ns: &Spread) -> String {
+/// A median and where the samples lie.
+pub(super) fn cell(ns: &Spread) -> String {
     format!("{:.0} ({:.0}-{:.0})", ns.median, ns.min, ns.max)
 }
