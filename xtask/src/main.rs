@@ -15,6 +15,7 @@ mod outcomes;
 mod parity;
 mod prerequisites;
 mod process;
+mod revision;
 mod run;
 mod step;
 mod test;
