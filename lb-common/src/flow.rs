@@ -78,7 +78,8 @@ pub struct FlowValue<A> {
     pub address_delta: u16,
     /// The same for the ports.
     pub port_delta: u16,
-    /// Low 32 bits of the kernel's jiffies when the last packet passed; coarse (256 jiffies).
+    /// Low 32 bits of the kernel's jiffies when the last packet passed, or up to
+    /// [`LAST_SEEN_GRAIN`] before.
     pub last_seen: u32,
     /// Bits of [`Seen`].
     pub seen: u8,
@@ -93,6 +94,10 @@ pub struct FlowValue<A> {
     /// Bytes of those packets, from the IP header on.
     pub bytes: u64,
 }
+
+/// Jiffies within which a flow entry's [`FlowValue::last_seen`] is written once: a busy flow would
+/// otherwise have its cache line bounce between the CPUs with every tick.
+pub const LAST_SEEN_GRAIN: u32 = 256;
 
 impl<A: Address> FlowValue<A> {
     /// The tuple of a packet after translation.

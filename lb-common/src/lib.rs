@@ -33,7 +33,7 @@ pub use affinity::{AffinityKey, AffinityValue};
 pub use backend::{BackendSets, BackendState, BackendStats, BackendValue, NO_BACKEND};
 pub use device::{DeviceRole, DeviceValue, MacAddr};
 pub use filter::{VIP_FILTER_WORDS, VipBit, vip_bit};
-pub use flow::{Action, FlowKey, FlowValue, NextHop, Seen};
+pub use flow::{Action, FlowKey, FlowValue, LAST_SEEN_GRAIN, NextHop, Seen};
 pub use frontend::{FrontendKey, FrontendKind, FrontendValue};
 pub use hook::{HOOKS, Hook};
 pub use range::{RANGE_SET_BITS, RangeKey};

@@ -1,6 +1,6 @@
 //! Starting a flow: which translation its packets get, in both directions, and where.
 
-use lb_common::{Action, DeviceRole, Hook, NextHop, Reason};
+use lb_common::{Action, DeviceRole, FlowKey, Hook, NextHop, Reason};
 
 use crate::{
     family::{Family, address_delta, opposite, port_delta},
@@ -128,22 +128,11 @@ where
     reverse.address_delta = opposite(flow.address_delta);
     let settings = env.settings();
     let mut random = env.random();
+    // The client's own port first, where the backend is to see the client's address.
+    let mut keeps_port = !masquerade;
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
-        if attempt == 0 && !masquerade {
-            // The client's own port. Its reverse key may be held by our own half of a pair that
-            // lost its forward half: nobody else needs that.
-            let ours = tables.flow(other).is_some_and(|slot| {
-                let held = slot.value();
-                held.dst == packet.tuple.src
-                    && held.dport == packet.tuple.sport
-                    && held.src == packet.tuple.dst
-                    && held.sport == packet.tuple.dport
-            });
-            if ours && tables.flow(&packet.tuple).is_none() {
-                tables.remove_flow(other);
-            }
-        } else {
+        if !keeps_port {
             // A fresh draw each time: neighbouring tries would cluster (the generator of Numerical
             // Recipes; its high bits are what the scaling uses).
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -158,9 +147,32 @@ where
             Err(InsertError::Full) => return Err(Refusal::Reason(Reason::FlowTableFull)),
             Err(InsertError::Exists) => {}
         }
+        keeps_port = keeps_port && attempt == 0 && removed_orphan(tables, &packet.tuple, other);
         attempt += 1;
     }
     Err(Refusal::Reason(Reason::SnatPortsExhausted))
+}
+
+/// Whether the reverse key that the flow of `tuple` wants was held by its own half of a pair that lost
+/// the forward half. Nobody else needs that: it is removed.
+#[inline(always)]
+fn removed_orphan<A: Family, T: Tables<A>>(
+    tables: &T,
+    tuple: &FlowKey<A>,
+    reverse: &FlowKey<A>,
+) -> bool {
+    let ours = tables.flow(reverse).is_some_and(|slot| {
+        let held = slot.value();
+        held.dst == tuple.src
+            && held.dport == tuple.sport
+            && held.src == tuple.dst
+            && held.sport == tuple.dport
+    });
+    let is_orphan = ours && tables.flow(tuple).is_none();
+    if is_orphan {
+        tables.remove_flow(reverse);
+    }
+    is_orphan
 }
 
 /// Decides how the flow in `work` is led, from who sends and where the backend is: actions, hooks,

@@ -10,7 +10,7 @@ pub(crate) enum Found {
     /// Nothing.
     Nothing,
     /// A frontend.
-    Frontend(FrontendValue),
+    Frontend,
     /// The address of Services, none of which has this port.
     UnknownPort,
 }
@@ -22,15 +22,19 @@ pub(crate) fn may_be_vip<A: Address, T: Tables<A>>(tables: &T, addr: &A) -> bool
     tables.vip_filter(bit.word) & bit.mask != 0
 }
 
-/// Looks up an address, port (host order) and protocol.
+/// Looks up an address that [`may_be_vip`], a port (host order) and a protocol; a frontend goes to `into`.
 #[inline(always)]
-pub(crate) fn find<A: Address, T: Tables<A>>(tables: &T, addr: &A, port: u16, proto: u8) -> Found {
-    if !may_be_vip(tables, addr) {
-        return Found::Nothing;
-    }
+pub(crate) fn find<A: Address, T: Tables<A>>(
+    tables: &T,
+    addr: &A,
+    port: u16,
+    proto: u8,
+    into: &mut FrontendValue,
+) -> Found {
     let mut key = FrontendKey::new(*addr, port, proto);
     if let Some(value) = tables.frontend(&key) {
-        return Found::Frontend(value);
+        *into = value;
+        return Found::Frontend;
     }
     // The marker, in the same memory.
     key.port = 0;

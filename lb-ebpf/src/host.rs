@@ -12,7 +12,8 @@ pub mod craft;
 use bytemuck::{AnyBitPattern, NoUninit};
 use lb_common::{
     Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
-    FlowValue, FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
+    FlowValue, FrontendKey, FrontendValue, Hook, LAST_SEEN_GRAIN, NextHop, Reason, Settings,
+    SockKey, SockValue,
 };
 
 use crate::{
@@ -187,7 +188,7 @@ impl<A: Address> FlowSlot<A> for MemoryFlow<A> {
     fn touch(&self, seen: u8, last_seen: u32, bytes: u64) {
         let mut value = self.0.get();
         value.seen = seen;
-        if value.last_seen >> 8 != last_seen >> 8 {
+        if value.last_seen / LAST_SEEN_GRAIN != last_seen / LAST_SEEN_GRAIN {
             value.last_seen = last_seen;
         }
         value.packets = value.packets.wrapping_add(1);

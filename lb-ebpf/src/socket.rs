@@ -5,13 +5,14 @@
 //! flow would, until it is idle or the backend leaves.
 
 use lb_common::{
-    Address, AffinityKey, BackendValue, FlowKey, Reason, SockDirection, SockKey, SockValue,
+    Address, AffinityKey, BackendValue, FlowKey, FrontendValue, Reason, SockDirection, SockKey,
+    SockValue,
 };
 
 use crate::{
     affinity,
     family::Family,
-    frontend::{Found, find},
+    frontend::{Found, find, may_be_vip},
     select::{Client, choose, set_for},
     tables::{Env, Tables},
 };
@@ -114,11 +115,15 @@ where
 {
     // Every loopback address is the node's own; NodePorts are found under one of them.
     let addr = if call.addr.is_loopback() { A::loopback() } else { call.addr };
-    let frontend = match find(tables, &addr, call.port, call.proto) {
+    if !may_be_vip(tables, &addr) {
+        return Outcome::Untouched(Reason::NotService);
+    }
+    let mut frontend = FrontendValue::default();
+    match find(tables, &addr, call.port, call.proto, &mut frontend) {
         Found::Nothing => return Outcome::Untouched(Reason::NotService),
         Found::UnknownPort => return Outcome::Refused(Reason::UnknownPort),
-        Found::Frontend(frontend) => frontend,
-    };
+        Found::Frontend => {}
+    }
     let set = set_for(&frontend, Client::Host);
     // A socket may not have its address yet, and silence is none of the answers that a call can be
     // given: devices check source ranges, and drop.

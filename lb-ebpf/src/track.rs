@@ -1,9 +1,9 @@
 //! What an existing flow means for its next packet.
 
-use lb_common::{Address, BackendValue, FlowKey, Hook, Seen};
+use lb_common::{Address, BackendValue, FlowKey, Hook, LAST_SEEN_GRAIN, Seen};
 
 use crate::{
-    packet::Work,
+    packet::{Packet, Work},
     tables::{Env, FlowSlot, Tables},
 };
 
@@ -49,18 +49,50 @@ fn is_finished<A: Address, T: Tables<A>>(tables: &T, seen: u8, other: &FlowKey<A
     (seen | back) & Seen::RST != 0 || seen & back & Seen::FIN != 0
 }
 
-/// A SYN or INIT of no flow: where what is left of a finished connection would translate the replies to it, that
-/// goes.
+/// Seconds for which a UDP flow is taken for one that its client still uses.
+///
+/// It must be longer than a translated datagram may take from the hook that translates it to the device
+/// that it leaves by, where it looks like one that was never translated: the kernel may have to ask
+/// twice, a second apart, for the neighbour.
+const UDP_IN_USE: u32 = 2;
+
+/// Whether a packet that is no Service's may get its replies translated in the name of another flow, so
+/// that [`make_way`] has to look.
+///
+/// What opens a connection is looked at wherever it passes: what a process of the node sends to a pod
+/// passes nothing but the pod's device. A datagram does not tell whether it is the first, so each one that
+/// belongs to no flow is, once: where it leaves for a pod, for the network or for the node itself, which
+/// XDP's fast path never comes by; of those that come in, only such as may be for an address of the node.
+#[inline(always)]
+pub(crate) const fn may_collide<A: Address>(
+    packet: &Packet<A>,
+    hook: Hook,
+    may_be_ours: bool,
+) -> bool {
+    // The packet first: most are neither.
+    if !packet.is_udp() && !packet.opens() {
+        return false;
+    }
+    match hook {
+        // tc sees it too, and XDP does not see all.
+        Hook::Xdp | Hook::Socket => false,
+        Hook::PodOut | Hook::ExternalOut | Hook::LoopbackOut => true,
+        Hook::PodIn | Hook::ExternalIn => may_be_ours || packet.opens(),
+    }
+}
+
+/// A packet past all Services: where what is left of a flow that is over would translate the replies to
+/// it, that goes.
 ///
 /// The client used the same port before to reach the same backend through a Service of this node, and
-/// now reaches it past this node's Services: by the backend's own address, or translated on another
+/// now reaches it another way: by the backend's own address, by a socket hook, or translated on another
 /// node. Two translations by one node never meet like this, since the second takes another port.
 #[inline(never)]
-pub(crate) fn make_way<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    // XDP leaves what it does not know to tc, and what is sent to a pod was looked at where it came from.
-    if matches!(work.place.hook, Hook::Xdp | Hook::PodOut) {
-        return;
-    }
+pub(crate) fn make_way<A: Address, T: Tables<A>, E: Env<A>>(
+    tables: &T,
+    env: &E,
+    work: &mut Work<A>,
+) {
     let Work { packet, flow, other, .. } = work;
     let tuple = &packet.tuple;
     tuple.write_reversed(other);
@@ -70,11 +102,23 @@ pub(crate) fn make_way<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>)
         return;
     }
     flow.write_other_key(tuple.proto, other);
-    if is_finished(tables, flow.seen, other) {
+    let over = if packet.is_udp() {
+        is_left(tables, env, other)
+    } else {
+        is_finished(tables, flow.seen, other)
+    };
+    if over {
         tables.remove_flow(other);
         tuple.write_reversed(other);
         tables.remove_flow(other);
     }
+}
+
+/// Whether the client of a UDP flow, whose forward entry is `key`, sends nothing on it any more.
+#[inline(always)]
+fn is_left<A: Address, T: Tables<A>, E: Env<A>>(tables: &T, env: &E, key: &FlowKey<A>) -> bool {
+    let in_use = UDP_IN_USE.wrapping_mul(env.settings().hz).wrapping_add(LAST_SEEN_GRAIN);
+    tables.flow(key).is_none_or(|slot| env.now().wrapping_sub(slot.value().last_seen) > in_use)
 }
 
 /// Whether a UDP flow that the client left idle is over: never answered, or idle on both sides for

@@ -94,17 +94,21 @@ impl<A: Answer> Tables<A> for Counted<'_, A> {
 
 /// What a packet from outside costs: look-ups and writes in their order.
 fn cost<A: Answer>(world: &mut World<A>, proto: u8, to: &str) -> Vec<&'static str> {
+    cost_at(world, Hook::ExternalIn, proto, to)
+}
+
+/// What a packet costs at a hook.
+fn cost_at<A: Answer>(world: &mut World<A>, hook: Hook, proto: u8, to: &str) -> Vec<&'static str> {
     let World { tables, env, work, .. } = world;
     let counted = Counted { tables, calls: RefCell::default() };
     let frame = sent(&key::<A>("client", 4000, to, 80, proto), [ROUTER, OWN]).frame();
-    let place = Place { hook: Hook::ExternalIn, ifindex: EXTERNAL };
+    let place = Place { hook, ifindex: EXTERNAL };
     let _ = run_with(&counted, env, work, place, &frame);
     counted.calls.into_inner()
 }
 
 /// A new flow of a Service without any of the rarer features.
-const NEW: [&str; 9] =
-    ["flow", "filter", "filter", "frontend", "slot", "backend", "flow", "insert", "insert"];
+const NEW: [&str; 7] = ["flow", "filter", "frontend", "slot", "backend", "insert", "insert"];
 
 fn an_established_packet_costs_one_look_up<A: Answer>(world: &mut World<A>) {
     let used = Offer::of(LoadBalancer, "public", 80, proto::UDP, &["pod"], &["pod"]);
@@ -133,4 +137,17 @@ fn what_is_not_ours_costs_a_bit_of_the_filter<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(ClusterIp, "vip", 80, proto::UDP, &["pod"]);
     assert_eq!(cost(world, proto::UDP, "remote-pod"), ["flow", "filter"]);
     assert_eq!(cost(world, 47, "remote-pod"), ["filter"]);
+    // A datagram is looked at once more, for what its answer would meet, and nowhere twice.
+    for (hook, looks) in [
+        (Hook::Xdp, 0),
+        (Hook::ExternalIn, 0),
+        (Hook::PodIn, 0),
+        (Hook::PodOut, 1),
+        (Hook::ExternalOut, 1),
+        (Hook::LoopbackOut, 1),
+    ] {
+        let calls = cost_at(world, hook, proto::UDP, "remote-pod");
+        assert_eq!(calls[..2], ["flow", "filter"]);
+        assert_eq!(calls[2..], ["flow"][..looks], "{hook:?}");
+    }
 }

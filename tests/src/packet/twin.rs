@@ -230,7 +230,7 @@ fn follow<A: Answer>(
         side,
         first: Cell::new(None),
         frontend: Cell::default(),
-        draws: Cell::new(0),
+        routed: Cell::new(false),
     };
     process(frame, &follower, &follower, place, &mut Work::default())
 }
@@ -243,7 +243,8 @@ struct Follower<'a, A: Answer> {
     /// The packet's own tuple: what is looked up first.
     first: Cell<Option<FlowKey<A>>>,
     frontend: Cell<FrontendValue>,
-    draws: Cell<u32>,
+    /// Whether the way to the backend was asked for: what is drawn after that is a port.
+    routed: Cell<bool>,
 }
 
 impl<A: Answer> Follower<'_, A> {
@@ -341,8 +342,7 @@ impl<A: Answer> Env<A> for Follower<'_, A> {
         self.world.env.now()
     }
     fn random(&self) -> u32 {
-        self.draws.set(self.draws.get() + 1);
-        if self.draws.get() == 1 { self.choice() } else { self.port() }.unwrap_or(0)
+        if self.routed.get() { self.port() } else { self.choice() }.unwrap_or(0)
     }
     fn settings(&self) -> Settings {
         SETTINGS
@@ -351,6 +351,7 @@ impl<A: Answer> Env<A> for Follower<'_, A> {
         self.world.env.generation
     }
     fn route(&self, ifindex: u32, tuple: &FlowKey<A>) -> Route {
+        self.routed.set(true);
         match self.world.env.route(ifindex, tuple) {
             Route::Via(hop) => Route::Via(NextHop { generation: self.generation(), ..hop }),
             route @ (Route::Local | Route::Unresolved(_) | Route::None) => route,

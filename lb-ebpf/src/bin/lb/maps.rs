@@ -12,8 +12,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue,
-    FlowKey, FlowValue, FrontendKey, FrontendValue, NextHop, RANGE_SET_BITS, RangeKey, Runtime,
-    Schema, ServiceInfo, SockKey, SockValue, VIP_FILTER_WORDS,
+    FlowKey, FlowValue, FrontendKey, FrontendValue, LAST_SEEN_GRAIN, NextHop, RANGE_SET_BITS,
+    RangeKey, Runtime, Schema, ServiceInfo, SockKey, SockValue, VIP_FILTER_WORDS,
 };
 use lb_ebpf::{FlowSlot, InsertError, Tables, Work};
 
@@ -123,7 +123,7 @@ impl<A: Address> FlowSlot<A> for KernelFlow<A> {
             if (*flow).seen != seen {
                 (*flow).seen = seen;
             }
-            if (*flow).last_seen >> 8 != last_seen >> 8 {
+            if (*flow).last_seen / LAST_SEEN_GRAIN != last_seen / LAST_SEEN_GRAIN {
                 (*flow).last_seen = last_seen;
             }
         }

@@ -1,17 +1,16 @@
 //! The way of one packet through the datapath, stage by stage.
 
-use lb_common::{Action, Class, DeviceRole, FrontendKind, FrontendValue, Hook, NextHop, Reason};
+mod new_flow;
+
+use lb_common::{Action, Class, DeviceRole, Hook, NextHop, Reason};
 
 use crate::{
-    affinity,
-    establish::{self, Refusal},
     family::parse,
     frame::Frame,
-    frontend::{Found, find, is_vip, may_be_vip},
+    frontend::{is_vip, may_be_vip},
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
-    select::{self, Client, objection, set_for},
     tables::{Env, FlowSlot, Route, Tables},
     track,
     verdict::{Decision, Verdict},
@@ -40,16 +39,20 @@ where
     let mut step = match parse::<A, F>(frame, &mut work.packet) {
         Ok(()) => match known(tables, env, place, work) {
             Some(step) => step,
+            // Most of what a node carries is not ours: it shall not even cost a call.
             None => {
-                if work.packet.opens() {
-                    track::make_way(tables, work);
-                }
-                // Most of what a node carries is not ours: it shall not even cost a call.
-                if may_be_vip(tables, &work.packet.tuple.dst) {
-                    unknown(tables, env, work)
+                let may_be_ours = may_be_vip(tables, &work.packet.tuple.dst);
+                let step = if may_be_ours {
+                    new_flow::unknown(tables, env, work)
                 } else {
                     Step::pass(Reason::NotService)
+                };
+                if matches!(step.reason, Reason::NotService)
+                    && track::may_collide(&work.packet, place.hook, may_be_ours)
+                {
+                    track::make_way(tables, env, work);
                 }
+                step
             }
         },
         Err(reason @ (Reason::Icmp | Reason::OtherProtocol))
@@ -60,18 +63,18 @@ where
         }
         Err(reason) => return Decision::pass(reason),
     };
-    if let Next::Choose = step.next {
-        step = choose(tables, env, work);
+    if let Next::Recall = step.next {
+        step = new_flow::recall(tables, env, work);
     }
     if let Next::Draft = step.next {
-        step = draft(frame, env, work);
+        step = new_flow::draft(frame, env, work);
     }
     if let Next::Insert = step.next {
-        step = insert(tables, env, work);
+        step = new_flow::insert(tables, env, work);
     }
     // One place each where a packet is rewritten, whatever led there: inlined code is stack.
     let decision = match step.next {
-        Next::Pass | Next::Choose | Next::Draft | Next::Insert => Decision::pass(step.reason),
+        Next::Pass | Next::Recall | Next::Draft | Next::Insert => Decision::pass(step.reason),
         Next::Drop => Decision::drop(step.reason),
         Next::Apply => apply(frame, work, step.reason),
         Next::Refuse => refused(frame, env, place.is_xdp(), &work.packet, step.reason),
@@ -98,8 +101,8 @@ enum Next {
     Pass,
     /// Discard it.
     Drop,
-    /// Choose a backend for the flow that it starts.
-    Choose,
+    /// Find the backend that its client had last, or choose one.
+    Recall,
     /// Draft that flow.
     Draft,
     /// Put the drafted flow into the map.
@@ -215,133 +218,6 @@ fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> 
         _ => Verdict::Stack,
     };
     Decision { ifindex: flow.next_hop.ifindex, verdict, reason }
-}
-
-/// A packet of no flow: perhaps the first of one.
-#[inline(never)]
-fn unknown<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Step
-where
-    A: Answer,
-    T: Tables<A>,
-    E: Env<A>,
-{
-    let place = work.place;
-    // What is sent to a pod was decided where it came from.
-    if matches!(place.hook, Hook::PodOut) {
-        return Step::pass(Reason::NotService);
-    }
-    let packet = &work.packet;
-    let tuple = &packet.tuple;
-    let frontend = match find(tables, &tuple.dst, tuple.dport, tuple.proto) {
-        Found::Nothing => return Step::pass(Reason::NotService),
-        Found::UnknownPort => return Step::new(Next::Refuse, Reason::UnknownPort),
-        Found::Frontend(frontend) => frontend,
-    };
-    // A loopback address is for the node's own clients; the stack discards what others send there.
-    if matches!(place.hook, Hook::ExternalIn | Hook::Xdp | Hook::PodIn) && tuple.dst.is_loopback() {
-        return Step::pass(Reason::NotService);
-    }
-    if !packet.is_udp() && !packet.opens() {
-        return stray(place, &frontend);
-    }
-    // The node may itself have sent from this address and port, if the address is one of its own:
-    // the port of a frontend is no socket's.
-    if packet.is_udp()
-        && frontend.is_external()
-        && matches!(place.hook, Hook::ExternalIn | Hook::Xdp)
-        && env.is_awaited(tuple)
-    {
-        return Step::pass(Reason::HostSocket);
-    }
-    let set = set_for(&frontend, Client::at(place.hook));
-    if let Some(reason) = objection(tables, &frontend, &set, &tuple.src) {
-        let refused = matches!(reason.class(), Class::Refuse);
-        return Step::new(if refused { Next::Refuse } else { Next::Drop }, reason);
-    }
-    work.frontend = frontend;
-    work.set = set;
-    Step::new(Next::Choose, Reason::NewFlow)
-}
-
-/// The first packet of a flow to `work.frontend`: choose a backend out of `work.set`, which has some.
-#[inline(never)]
-fn choose<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Step
-where
-    A: Answer,
-    T: Tables<A>,
-    E: Env<A>,
-{
-    let Work { place, packet, flow, other, frontend, set, client, .. } = work;
-    let random = env.random();
-    let mut chosen = None;
-    if frontend.affinity != 0 {
-        affinity::identify(frontend, Client::at(place.hook), &packet.tuple.src, client);
-        chosen = affinity::recall(tables, env, client, frontend, set, other);
-    }
-    if chosen.is_none() {
-        chosen = select::choose(tables, set, random, other);
-    }
-    match chosen {
-        Some(backend) => {
-            flow.backend = backend;
-            Step::new(Next::Draft, Reason::NewFlow)
-        }
-        None => Step::drop(Reason::Inconsistent),
-    }
-}
-
-/// The backend is chosen: where its flow leads.
-#[inline(never)]
-fn draft<A, F, E>(frame: &F, env: &E, work: &mut Work<A>) -> Step
-where
-    A: Answer,
-    F: Frame,
-    E: Env<A>,
-{
-    match establish::draft(frame, env, work) {
-        Ok(()) => Step::new(Next::Insert, Reason::NewFlow),
-        Err(reason) => Step::drop(reason),
-    }
-}
-
-/// The flow is drafted: make it known, and send its packet on its way.
-#[inline(never)]
-fn insert<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Step
-where
-    A: Answer,
-    T: Tables<A>,
-    E: Env<A>,
-{
-    match establish::insert(tables, env, work) {
-        // The entry that won a race is as good as ours.
-        Ok(()) | Err(Refusal::Raced) => {}
-        Err(Refusal::Reason(reason)) => return Step::drop(reason),
-    }
-    if work.frontend.affinity != 0 {
-        affinity::remember(tables, env, &work.client, work.flow.backend);
-    }
-    let forward = work.flow.action == FORWARD;
-    if work.place.is_xdp() && (!forward || work.flow.next_hop.generation == 0) {
-        // The flow exists now: tc finds it and does what XDP cannot.
-        return Step::pass(Reason::LeftToTc);
-    }
-    if forward && work.packet.hop_limit <= 1 {
-        return Step::drop(Reason::HopLimit);
-    }
-    Step::new(Next::Apply, Reason::NewFlow)
-}
-
-/// A TCP or SCTP packet that belongs to no flow and starts none.
-///
-/// On its way in it may belong to the node itself, or to a connection that another Service proxy
-/// translates, so it passes; what would leave the node for a Service's address is answered.
-#[inline(always)]
-fn stray(place: Place, frontend: &FrontendValue) -> Step {
-    let leaving = matches!(place.hook, Hook::ExternalOut | Hook::LoopbackOut);
-    if leaving && frontend.kind == FrontendKind::ClusterIp as u8 {
-        return Step::new(Next::Refuse, Reason::StrayPacket);
-    }
-    Step::pass(Reason::NoFlow)
 }
 
 /// Whether a packet of a protocol that no Service has is for an address that only Services have. Of
