@@ -225,6 +225,25 @@ fn a_tcp_connection_lives_on_when_its_service_is_deleted() {
     }
 }
 
+/// SVC-14, CT-7: a client of a deleted Service that never pauses is refused, whatever flow it has.
+#[test]
+fn a_udp_flow_ends_when_its_service_is_deleted() {
+    let Some((cluster, endpoints)) = start() else { return };
+    let lab = &cluster.lab;
+    for family in FAMILIES {
+        cluster.put(&vote(), &endpoints).unwrap();
+        let at = lab.nodes[0].addresses.at(family, 30000);
+        let client = &lab.client.worker;
+        let running = client.monitor(MonitorKind::Ping(UdpStyle::Connected), at, EVERY).unwrap();
+        let flow = Flow { client, what: format!("client to {at}"), running };
+        let _ = flow.wait("answers", |seen| seen.answered > 0);
+        cluster.directory.delete(&vote()).unwrap();
+        let _ = flow.wait("refused", |seen| seen.last() == Some("refused"));
+        let answered = client.end(running).unwrap().answered;
+        assert!(answered > 0);
+    }
+}
+
 #[test]
 fn terminating_backends_serve_only_when_none_is_ready() {
     let Some((cluster, endpoints)) = start() else { return };

@@ -115,6 +115,7 @@ mod tests {
         LinkFacts { addresses: vec![ip.parse().expect("an address")], ..link }
     }
 
+    /// HOST-1, TP-5.
     #[test]
     fn devices_are_told_apart() {
         use DeviceRole::{External, Loopback, Other, Workload};

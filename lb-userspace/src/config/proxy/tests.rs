@@ -89,6 +89,42 @@ fn values_that_cannot_be_are_named_with_their_field() {
     check_error("featureGates: {A: 1}", "featureGates", "{\"A\":1}");
 }
 
+/// TP-6, D15.
+#[test]
+fn masquerading_all_is_refused_in_whatever_form_it_is_asked_for() {
+    for fields in ["iptables: {masqueradeAll: true}", "nftables: {masqueradeAll: true}"] {
+        let error = run(&file(fields), &[]).unwrap_err();
+        assert_eq!((error.value.as_str(), error.flag.contains("masqueradeAll")), ("true", true));
+    }
+    let cli = Cli::try_parse_from(["lb", "run", "--masquerade-all"]).unwrap();
+    let Command::Run(args) = cli.command else { panic!("not `run`") };
+    let around = crate::config::Surroundings { hostname: "host".into(), in_cluster: true };
+    let error = crate::config::Config::new(*args, cli.pin_dir, cli.state_dir, &around, None);
+    let error = error.unwrap_err();
+    assert!(error.flag.contains("--masquerade-all"), "{error}");
+    for fields in ["iptables: {masqueradeAll: false}", "nftables: {masqueradeAll: false}"] {
+        assert!(run(&file(fields), &["--masquerade-all=false"]).is_ok(), "{fields}");
+    }
+}
+
+/// TP-5: no mode that tells pods by their addresses changes anything, nor do the networks of pods.
+#[test]
+fn pods_are_told_by_their_devices_whatever_mode_is_asked_for() {
+    let usual = run(&file(""), &[]).unwrap();
+    for fields in [
+        "detectLocalMode: ClusterCIDR\nclusterCIDR: \"\"",
+        "detectLocalMode: ClusterCIDR\nclusterCIDR: 10.244.0.0/16",
+        "detectLocalMode: NodeCIDR",
+        "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+    ] {
+        let config = run(&file(fields), &[]).unwrap();
+        assert_eq!(warnings(&config), [""; 0], "{fields}");
+        assert_eq!(config.workload_devices, usual.workload_devices, "{fields}");
+    }
+    let prefix = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}";
+    assert_eq!(run(&file(prefix), &[]).unwrap().workload_devices, ["cali*"]);
+}
+
 /// §1.22.
 #[test]
 fn a_file_of_another_kind_is_refused() {

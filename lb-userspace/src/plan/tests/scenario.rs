@@ -47,6 +47,31 @@ fn a_change_writes_its_own_service_only_and_in_order() {
     assert_eq!(ops(&mut rig, &wish, &all), [""; 0]);
 }
 
+/// SYNC-14, D13: however many endpoints a Service has, one more or less is as many writes.
+#[test]
+fn a_large_service_is_changed_like_a_small_one() {
+    let kinds = |count: u16| {
+        let mut service = web(1, None, &[1]);
+        let backend = service.ports[0].backends[0];
+        let at = |n: u16| {
+            let [c, d] = n.to_be_bytes();
+            crate::model::DesiredBackend { addr: [10, 244, c, d].into(), ..backend }
+        };
+        service.ports[0].backends = (1..=count).map(at).collect();
+        let mut rig = rig();
+        let mut wish = Wish::from([(name(1), service)]);
+        let _first = ops(&mut rig, &wish, &[1]);
+        let backends = &mut wish.get_mut(&name(1)).expect("it is there").ports[0].backends;
+        let _first = backends.remove(0);
+        backends.push(at(count + 1));
+        let changed = ops(&mut rig, &wish, &[1]);
+        let kind = |op: &String| op.split(' ').take(2).collect::<Vec<_>>().join(" ");
+        changed.iter().map(kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(10), ["put backend", "write slots", "put frontend", "put backend"]);
+    assert_eq!(kinds(5000), kinds(10));
+}
+
 #[test]
 fn a_backend_that_comes_back_keeps_its_id() {
     let mut rig = rig();
@@ -152,10 +177,15 @@ fn one_service_that_cannot_be_written_does_not_hold_up_the_others() {
     let wish: Wish = (1..=3).map(|i| (name(i), web(i, None, &[1]))).collect();
     let mut rig = Rig::new(FaultyMaps::new(MemoryMaps::new(Limits::default())), Limits::default());
     rig.planner.mark(wish.keys().cloned());
-    // The third op names the third service.
-    rig.maps.set_fault(Some(Fault::Nth(2)));
+    let mut twin = self::rig();
+    twin.planner.mark(wish.keys().cloned());
+    let plan = twin.planner.plan(&wish, twin.now);
+    let services = plan.ops.iter().enumerate();
+    let mut services = services.filter(|(_, op)| matches!(op, Op::PutService(..)));
+    let (third, _) = services.next_back().expect("there are three");
+    rig.maps.set_fault(Some(Fault::Nth(third)));
     let error = rig.planner.execute(&wish, &mut rig.maps, rig.now).expect_err("it fails");
-    assert_eq!(error.applied, 2);
+    assert_eq!((error.applied, error.map), (third, lb_common::names::LB_SERVICES));
     let vips = rig.contents().frontends.keys().filter(|frontend| !frontend.is_marker()).count();
     assert_eq!(vips, 3, "the attempt one by one got through");
 }

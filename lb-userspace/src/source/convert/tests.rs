@@ -279,6 +279,18 @@ fn endpoints_keep_what_decides_who_gets_them() {
     assert_eq!(slice.remarks.len(), 2, "{:?}", slice.remarks);
 }
 
+/// NODE-4.
+#[test]
+fn the_networks_of_pods_are_not_read() {
+    let object = |network: &str| {
+        let spec = json!({"podCIDR": network, "podCIDRs": [network, "fd00:10::/64"]});
+        node(&typed(json!({"metadata": {"name": "n1"}, "spec": spec})))
+    };
+    let without = node(&typed(json!({"metadata": {"name": "n1"}})));
+    assert_eq!(object("10.244.0.0/24"), object("10.9.0.0/24"));
+    assert_eq!(object("10.244.0.0/24"), without);
+}
+
 /// NODE-2, TOP-9, SVC-12.
 #[test]
 fn of_a_node_only_what_decides_something_is_read() {
