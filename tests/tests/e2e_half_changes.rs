@@ -132,7 +132,7 @@ impl Change<'_> {
                         self.by.probe_with(proto, style, to, from, self.patience).unwrap()
                     };
                     let mut outcome = ask();
-                    if proto == Proto::Udp && outcome == Outcome::Timeout && self.answers() {
+                    if proto == Proto::Udp && self.answers() && is_lost(&outcome) {
                         // The flow ends with its backend, and the answer that is on its way with it.
                         println!("{}: the answer to a datagram was lost", self.name);
                         let _ = lost.fetch_add(1, Ordering::Relaxed);
@@ -206,6 +206,12 @@ impl Change<'_> {
         }
         wrong
     }
+}
+
+/// Whether an answer was lost with a backend, which a socket that was connected to that is told.
+fn is_lost(outcome: &Outcome) -> bool {
+    let aborted = std::io::Error::from_raw_os_error(libc::ECONNABORTED).to_string();
+    *outcome == Outcome::Timeout || matches!(outcome, Outcome::Failed(why) if *why == aborted)
 }
 
 fn service(name: &str, number: u8) -> Service {
