@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd as _,
     path::Path,
+    process::Command,
 };
 
 use lb_common::names;
@@ -271,6 +272,76 @@ fn a_node_that_cannot_program_fails_every_check() {
         assert_eq!(body["serviceProxyHealthy"], false, "{body}");
         assert_eq!(body["localEndpoints"], 1, "{body}");
     }
+}
+
+/// FAM-4: while the maps of one family cannot be written, the other follows every change, and /livez
+/// tells which one is behind.
+#[test]
+fn a_family_that_cannot_be_programmed_is_behind_alone() {
+    let Some(cluster) = start(vec![2], &["--iptables-sync-period=2s"]) else { return };
+    let node = &cluster.lab.nodes[0];
+    let endpoints: Vec<_> = node.pods.iter().map(Endpoint::pod).collect();
+    cluster.put(&shop(), &endpoints[..1]).unwrap();
+    let pins = PinPaths::new(cluster.agents[0].commands.pin_dir());
+    freeze(&pins.maps().join(names::LB6_FRONTENDS));
+    let answer = |family| {
+        let at = node.addresses.at(family, 30080);
+        let outcome = cluster.lab.client.worker.probe(Proto::Tcp, at).unwrap();
+        outcome.by().unwrap_or_else(|| panic!("{at}: {outcome}")).to_owned()
+    };
+    let livez = SocketAddr::from(([127, 0, 0, 1], 10256));
+    let healthy = |family: &str| -> Option<bool> {
+        let heard = ask_with(&node.place, livez, &[], "/livez")?;
+        let body: Value = serde_json::from_str(&heard.body).ok()?;
+        body["status"][family]["healthy"].as_bool()
+    };
+    for endpoint in [&endpoints[1], &endpoints[0], &endpoints[1]] {
+        cluster.directory.put_endpoints(&shop(), std::slice::from_ref(endpoint)).unwrap();
+        until(&format!("{} to answer", endpoint.name), PATIENCE, || {
+            Ok((answer(Family::V4) == endpoint.name).then_some(()))
+        })
+        .unwrap();
+        assert_eq!(answer(Family::V6), endpoints[0].name);
+    }
+    until("IPv6 to be late", PATIENCE, || Ok((healthy("IPv6") == Some(false)).then_some(())))
+        .unwrap();
+    assert_eq!(healthy("IPv4"), Some(true));
+}
+
+/// HC-14: what the firewall of the host does not let in does not reach the port, and the agent changes
+/// nothing about that.
+#[test]
+fn the_firewall_of_the_host_judges_who_asks_for_a_health_check() {
+    if Command::new("nft").arg("--version").output().is_err() {
+        println!("SKIPPED: no nft: apt-get install nftables");
+        return;
+    }
+    let Some(cluster) = start(vec![1], &[]) else { return };
+    let node = &cluster.lab.nodes[0];
+    let nft = |words: &[&str]| {
+        let output = node.place.command("nft").unwrap().args(words).output().unwrap();
+        assert!(output.status.success(), "nft {words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let _ = nft(&["add table inet host; add chain inet host input \
+                   { type filter hook input priority 0; policy drop; }"]);
+    let _ = nft(&["add rule inet host input meta l4proto { icmp, icmpv6 } accept"]);
+    let rules = nft(&["list", "ruleset"]);
+    cluster.put(&shop(), &[Endpoint::pod(&node.pods[0])]).unwrap();
+    let loopback = SocketAddr::from(([127, 0, 0, 1], PORT));
+    let outside = &cluster.lab.client.place;
+    for family in FAMILIES {
+        let at = node.addresses.at(family, PORT);
+        assert_eq!(ask_with(outside, at, &["-m", "1"], "/"), None, "{family}");
+    }
+    assert_eq!(nft(&["list", "ruleset"]), rules);
+    let _ =
+        nft(&["add", "rule", "inet", "host", "input", "tcp", "dport", &PORT.to_string(), "accept"]);
+    for family in FAMILIES {
+        let _heard = becomes(outside, node.addresses.at(family, PORT), Some((200, "1")));
+    }
+    let _ = nft(&["delete", "table", "inet", "host"]);
+    let _heard = becomes(&node.place, loopback, Some((200, "1")));
 }
 
 /// HC-13, HZ-7: the node is to be deleted, which /healthz says and a Service's port does not.

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::{Agent, Pass, report};
 use crate::{
     model::{Coverage, Problem},
+    plan::FAMILIES,
     status::{self, ApplyStatus},
     telemetry::Moment,
 };
@@ -23,10 +24,12 @@ impl Agent {
         let synced = self.reconciler.model().coverage() != Coverage::None;
         let pass = self.reconciler.pass(Instant::now());
         let took = pass.as_ref().map_or(Duration::ZERO, |pass| pass.took);
-        if self.reconciler.settled() {
-            self.waiting.programmed(took, Moment::now());
-        } else if pass.as_ref().is_some_and(|pass| pass.error.is_some()) {
-            self.waiting.failed(took);
+        for family in FAMILIES {
+            if self.reconciler.follows(family) {
+                self.waiting.programmed(family, took, Moment::now());
+            } else if pass.as_ref().is_some_and(|pass| pass.error.is_some()) {
+                self.waiting.failed(family, took);
+            }
         }
         if let Some(pass) = pass {
             self.note_pass(pass);

@@ -13,13 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::BackendState;
+use lb_common::{BackendState, Family};
 
 use crate::{
     cli::ops,
     maps::{ApplyError, Contents, Maps, MapsError},
     model::{Claim, Coverage, Event, ExternalIps, Model, ObjectName, Problem},
-    plan::{BackendId, Limits, NodeAddresses, Op, Planner},
+    plan::{BackendId, FAMILIES, Limits, NodeAddresses, Op, Planner},
 };
 
 /// Shortest and longest pause before what failed is tried again.
@@ -38,6 +38,8 @@ pub struct Reconciler<M> {
     /// When to try again what failed.
     retry: Option<Instant>,
     node_known: bool,
+    /// Whether something came since the last attempt.
+    changed: bool,
 }
 
 /// What came of a pass.
@@ -77,6 +79,7 @@ impl<M: Maps> Reconciler<M> {
             pause: PAUSE.0,
             retry: None,
             node_known: false,
+            changed: true,
         }
     }
 
@@ -92,6 +95,7 @@ impl<M: Maps> Reconciler<M> {
         if self.model.coverage() == Coverage::Full {
             self.planner.prune();
         }
+        self.changed = true;
     }
 
     /// Takes in which addresses the node has.
@@ -101,6 +105,7 @@ impl<M: Maps> Reconciler<M> {
         self.planner.set_node(node.clone());
         self.node = node;
         self.node_known = true;
+        self.changed = true;
     }
 
     /// Says which external IPs are served. Call it before the first events.
@@ -126,6 +131,7 @@ impl<M: Maps> Reconciler<M> {
             if self.model.coverage() == Coverage::Full {
                 self.planner.prune();
             }
+            self.changed = true;
         }
         differences
     }
@@ -141,22 +147,35 @@ impl<M: Maps> Reconciler<M> {
     }
 
     /// Plans and writes what changed; `None` when there is nothing to do, or it is too early.
+    ///
+    /// After a failure a family that failed rests for a while; what comes meanwhile is written for
+    /// the other.
     pub fn pass(&mut self, now: Instant) -> Option<Pass> {
-        let early = self.model.coverage() == Coverage::None || !self.node_known;
-        let resting = self.retry.is_some_and(|retry| now < retry);
         let waking = self.planner.wake().is_some_and(|wake| wake <= now);
-        if early || resting || (self.planner.is_idle() && !waking) {
+        if self.is_early() {
             return None;
         }
+        if self.planner.is_idle() && !waking {
+            self.changed = false;
+            return None;
+        }
+        let resting = self.retry.is_some_and(|retry| now < retry);
+        let mut families = FAMILIES.to_vec();
+        families.retain(|of| !resting || (self.changed && !self.planner.is_behind(*of)));
+        if families.is_empty() {
+            return None;
+        }
+        self.changed = false;
         let begin = Instant::now();
-        let result = self.planner.execute(&self.model, &mut self.maps, now);
+        let result = self.planner.execute_for(&families, &self.model, &mut self.maps, now);
         let took = begin.elapsed();
         let Written { ops, applying, left } = std::mem::take(&mut self.maps.written);
         let error = result.err();
-        if error.is_some() {
+        // What was written one by one after all waits for nothing.
+        if error.is_some() && !self.planner.is_idle() {
             self.retry = Some(now + self.pause);
             self.pause = (self.pause * 2).min(PAUSE.1);
-        } else {
+        } else if !FAMILIES.into_iter().any(|of| self.planner.is_behind(of)) {
             self.retry = None;
             self.pause = PAUSE.0;
         }
@@ -173,8 +192,18 @@ impl<M: Maps> Reconciler<M> {
 
     /// Whether the maps follow everything that the source said.
     pub fn settled(&self) -> bool {
-        let early = self.model.coverage() == Coverage::None || !self.node_known;
-        !early && self.retry.is_none() && self.planner.is_idle()
+        !self.is_early() && self.retry.is_none() && self.planner.is_idle()
+    }
+
+    /// Whether those of one family do, whatever holds up the other.
+    pub fn follows(&self, family: Family) -> bool {
+        let tried = self.retry.is_some() && !self.changed && !self.is_early();
+        self.settled() || (tried && !self.planner.is_behind(family))
+    }
+
+    /// Whether it is not known yet what is to be written.
+    fn is_early(&self) -> bool {
+        self.model.coverage() == Coverage::None || !self.node_known
     }
 
     /// The model, to look at.

@@ -10,10 +10,9 @@ use lb_common::Family;
 
 use crate::{
     model::{Event, Model},
+    plan::FAMILIES,
     telemetry::{Changed, Moment, SyncKind, Telemetry},
 };
-
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Changes that are not programmed yet.
 #[derive(Debug)]
@@ -21,14 +20,32 @@ pub(super) struct Waiting {
     telemetry: Telemetry,
     /// When the agent started, in microseconds since 1970: what happened before is not its doing.
     started: i64,
+    v4: Queue,
+    v6: Queue,
+    services: u64,
+    slices: u64,
+}
+
+/// Changes that are not programmed in one family.
+#[derive(Debug)]
+struct Queue {
     /// When the newest change came.
     covers: Option<Instant>,
     /// Whether everything, not only what changed, is being compared.
     full: bool,
-    services: u64,
-    slices: u64,
     /// Triggers of endpoint changes.
-    triggers: Vec<(Family, i64)>,
+    triggers: Vec<i64>,
+}
+
+impl Queue {
+    /// Nothing came, and what there is was not compared.
+    const fn new() -> Self {
+        Self { covers: None, full: true, triggers: Vec::new() }
+    }
+
+    fn kind(&self) -> SyncKind {
+        if self.full { SyncKind::Full } else { SyncKind::Partial }
+    }
 }
 
 impl Waiting {
@@ -37,11 +54,10 @@ impl Waiting {
         Self {
             telemetry,
             started: micros(now),
-            covers: None,
-            full: true,
+            v4: Queue::new(),
+            v6: Queue::new(),
             services: 0,
             slices: 0,
-            triggers: Vec::new(),
         }
     }
 
@@ -60,10 +76,12 @@ impl Waiting {
                     }
                     slices += 1;
                     let trigger = slice.triggered.filter(|at| *at >= self.started);
-                    self.triggers.extend(slice.family.zip(trigger));
+                    if let Some(family) = slice.family {
+                        self.queue(family).triggers.extend(trigger);
+                    }
                 }
                 Event::DeleteSlice(_) => slices += 1,
-                Event::Coverage(_) => self.full = true,
+                Event::Coverage(_) => (self.v4.full, self.v6.full) = (true, true),
                 Event::PutNode(_) | Event::DeleteNode | Event::Problems(..) => {}
             }
         }
@@ -72,36 +90,43 @@ impl Waiting {
         }
         self.services += services;
         self.slices += slices;
-        self.covers = Some(now.instant);
         self.telemetry.changes_received(Changed::Services, services);
         self.telemetry.changes_received(Changed::Endpoints, slices);
         for family in FAMILIES {
+            self.queue(family).covers = Some(now.instant);
             self.telemetry.change_queued(family, now);
         }
     }
 
-    /// The maps follow everything that came.
-    pub(super) fn programmed(&mut self, took: Duration, now: Moment) {
-        let full = std::mem::take(&mut self.full);
-        let Some(covers) = self.covers.take().or(full.then_some(now.instant)) else { return };
-        let kind = if full { SyncKind::Full } else { SyncKind::Partial };
-        for family in FAMILIES {
-            self.telemetry.sync_done(family, covers, now, kind, took);
-        }
+    /// The maps of one family follow everything that came.
+    pub(super) fn programmed(&mut self, family: Family, took: Duration, now: Moment) {
+        let queue = self.queue(family);
+        let (kind, full) = (queue.kind(), std::mem::take(&mut queue.full));
+        let Some(covers) = queue.covers.take().or(full.then_some(now.instant)) else { return };
+        let triggers = std::mem::take(&mut queue.triggers);
+        self.telemetry.sync_done(family, covers, now, kind, took);
         let end = micros(now);
-        for (family, trigger) in self.triggers.drain(..) {
+        for trigger in triggers {
             let latency = u64::try_from(end.saturating_sub(trigger)).unwrap_or(0);
             self.telemetry.network_programmed(family, Duration::from_micros(latency));
         }
-        self.telemetry.changes_programmed(Changed::Services, std::mem::take(&mut self.services));
-        self.telemetry.changes_programmed(Changed::Endpoints, std::mem::take(&mut self.slices));
+        if self.v4.covers.or(self.v6.covers).is_none() {
+            let (services, slices) = (&mut self.services, &mut self.slices);
+            self.telemetry.changes_programmed(Changed::Services, std::mem::take(services));
+            self.telemetry.changes_programmed(Changed::Endpoints, std::mem::take(slices));
+        }
     }
 
-    /// A pass failed, in part at least.
-    pub(super) fn failed(&self, took: Duration) {
-        let kind = if self.full { SyncKind::Full } else { SyncKind::Partial };
-        for family in FAMILIES {
-            self.telemetry.sync_failed(family, kind, took);
+    /// A pass failed in one family, in part at least.
+    pub(super) fn failed(&mut self, family: Family, took: Duration) {
+        let kind = self.queue(family).kind();
+        self.telemetry.sync_failed(family, kind, took);
+    }
+
+    const fn queue(&mut self, family: Family) -> &mut Queue {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
         }
     }
 }
@@ -138,6 +163,10 @@ mod tests {
         text.lines().any(|found| found == line)
     }
 
+    fn both(waiting: &mut Waiting, now: Moment) {
+        FAMILIES.into_iter().for_each(|of| waiting.programmed(of, Duration::ZERO, now));
+    }
+
     #[test]
     fn latency_is_from_the_trigger_to_the_maps_and_once_a_change() {
         let telemetry = Telemetry::new(Duration::from_secs(30));
@@ -146,7 +175,7 @@ mod tests {
         let before_the_start = slice(Some(50));
         waiting.came(&[before_the_start.clone(), Event::Coverage(Coverage::Full)], &model, at(101));
         let _touched = model.apply([before_the_start]);
-        waiting.programmed(Duration::ZERO, at(102));
+        both(&mut waiting, at(102));
         let count = "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"}";
         assert!(!metric(&telemetry, &format!("{count} 1")), "that was another agent's");
         let changed = slice(Some(110));
@@ -154,12 +183,37 @@ mod tests {
         let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending 1";
         assert!(metric(&telemetry, pending), "{}", telemetry.metrics().render());
         let _touched = model.apply([changed.clone()]);
-        waiting.programmed(Duration::ZERO, at(113));
+        both(&mut waiting, at(113));
         let sum = "kubeproxy_network_programming_duration_seconds_sum{ip_family=\"IPv4\"} 3.0";
         assert!(metric(&telemetry, sum), "{}", telemetry.metrics().render());
         // The same again, as a listing brings it, is no change.
         waiting.came(&[changed], &model, at(120));
-        waiting.programmed(Duration::ZERO, at(121));
+        both(&mut waiting, at(121));
         assert!(metric(&telemetry, &format!("{count} 1")));
+    }
+    /// FAM-4: each family has its own health and its own metrics.
+    #[test]
+    fn a_family_that_is_behind_is_ill_alone() {
+        let telemetry = Telemetry::new(Duration::from_secs(30));
+        let mut waiting = Waiting::new(telemetry.clone(), at(100));
+        let mut model = Model::new();
+        let listed = slice(Some(101));
+        waiting.came(&[listed.clone(), Event::Coverage(Coverage::Full)], &model, at(101));
+        let _touched = model.apply([listed]);
+        waiting.programmed(Family::V4, Duration::ZERO, at(102));
+        waiting.failed(Family::V6, Duration::ZERO);
+        let healthy = |now, family: &str| telemetry.livez(now).status[family].healthy;
+        assert!(healthy(at(161), "IPv4") && healthy(at(161), "IPv6"));
+        assert!(healthy(at(162), "IPv4") && !healthy(at(162), "IPv6"));
+        assert!(!telemetry.livez(at(162)).ok);
+        let last = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family";
+        assert!(metric(&telemetry, &format!("{last}=\"IPv4\"}} 102.0")));
+        assert!(!metric(&telemetry, &format!("{last}=\"IPv6\"}} 102.0")));
+        let pending = "kubeproxy_sync_proxy_rules_endpoint_changes_pending";
+        assert!(metric(&telemetry, &format!("{pending} 1")), "{}", telemetry.metrics().render());
+        waiting.programmed(Family::V6, Duration::ZERO, at(170));
+        assert!(healthy(at(300), "IPv4") && healthy(at(300), "IPv6"));
+        assert!(metric(&telemetry, &format!("{last}=\"IPv6\"}} 170.0")));
+        assert!(metric(&telemetry, &format!("{pending} 0")));
     }
 }

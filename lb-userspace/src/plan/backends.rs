@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::{BackendSets, BackendState};
+use lb_common::{BackendSets, BackendState, Family};
 
 use super::{
     actual::Actual,
@@ -116,15 +116,16 @@ impl Build<'_> {
                 && backend.state == BackendState::Gone
             {
                 let free = Backend { state: BackendState::Free, ..*backend };
-                self.stages.free.push(Op::PutBackend(*id, free));
+                self.stages.of(free.family()).free.push(Op::PutBackend(*id, free));
                 let _new = self.freed.insert(*id);
             }
         }
     }
 }
 
-/// The op that takes a backend out of the serving set, if it is in.
-pub(super) fn leave(actual: &Actual, id: BackendId) -> Option<Op> {
+/// The op that takes a backend out of the serving set, if it is in, and the family of the backend.
+pub(super) fn leave(actual: &Actual, id: BackendId) -> Option<(Family, Op)> {
     let backend = actual.backend(id).filter(|b| b.state == BackendState::Serving)?;
-    Some(Op::PutBackend(id, Backend { state: BackendState::Gone, sets: 0, ..*backend }))
+    let gone = Backend { state: BackendState::Gone, sets: 0, ..*backend };
+    Some((gone.family(), Op::PutBackend(id, gone)))
 }

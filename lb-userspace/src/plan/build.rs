@@ -9,7 +9,7 @@ use std::{
     num::NonZeroU32,
 };
 
-use lb_common::{FrontendKind, FrontendValue, ServiceInfo};
+use lb_common::{Family, FrontendKind, FrontendValue, ServiceInfo};
 
 use super::{
     NodeAddresses,
@@ -109,7 +109,7 @@ impl<'a> Build<'a> {
             Some(_) => self.place_ranges(draft, id),
             None => Placed::Anywhere,
         };
-        let Some(base) = self.place(id, &backends.slots()) else {
+        let Some(base) = self.place(id, draft.port.family, &backends.slots()) else {
             // What was there stays as it is, and nothing new begins; but nothing goes on with other
             // source ranges than it shall have.
             self.does_not_fit(draft, Full::Slots);
@@ -123,11 +123,12 @@ impl<'a> Build<'a> {
             }
             return;
         };
+        let family = draft.port.family;
         if known.is_none() {
-            self.stages.services.push(Op::PutService(id, Box::new(info)));
+            self.stages.of(family).services.push(Op::PutService(id, Box::new(info)));
         }
-        self.stages.serving.extend(backends.put);
-        self.stages.gone.extend(backends.gone);
+        self.stages.of(family).serving.extend(backends.put);
+        self.stages.of(family).gone.extend(backends.gone);
         let count = |set: &[BackendId]| u32::try_from(set.len()).unwrap_or_default();
         let all = FrontendValue {
             service: id.0,
@@ -161,12 +162,12 @@ impl<'a> Build<'a> {
         if let Placed::Set(_, ops) = ranges
             && restricted
         {
-            self.put_ranges(ops, draft.port.family);
+            self.put_ranges(ops, family);
         }
     }
 
     /// Finds or writes a range of slots with these backends; returns the first slot.
-    fn place(&mut self, service: ServiceId, backends: &[BackendId]) -> Option<u32> {
+    fn place(&mut self, service: ServiceId, family: Family, backends: &[BackendId]) -> Option<u32> {
         let Ok(len) = u32::try_from(backends.len()) else { return None };
         if len == 0 {
             return Some(0);
@@ -184,7 +185,8 @@ impl<'a> Build<'a> {
         }
         let base = actual.free_slots.take(len)?;
         self.reserved.slots.push((base, len));
-        self.stages.slots.push(Op::WriteSlots { base, backends: backends.to_vec() });
+        let write = Op::WriteSlots { base, backends: backends.to_vec() };
+        self.stages.of(family).slots.push(write);
         Some(base)
     }
 
@@ -205,7 +207,7 @@ impl<'a> Build<'a> {
         let change = self.changes.entry(frontend.addr).or_default();
         change.0 += i64::from(old.is_none());
         change.1 += i64::from(is_vip(&value)) - i64::from(old.is_some_and(is_vip));
-        self.stages.frontends.push(Op::PutFrontend(frontend, value));
+        self.stages.of(frontend.family()).frontends.push(Op::PutFrontend(frontend, value));
         true
     }
 
@@ -218,17 +220,19 @@ impl<'a> Build<'a> {
         for id in names.iter().filter_map(|name| self.actual.objects.get(name)).flatten() {
             let Some(entry) = self.actual.services.get(id) else { continue };
             let unwanted = entry.frontends.iter().filter(|frontend| !wanted.contains(frontend));
-            let changes = &mut self.changes;
-            self.stages.deletes.extend(unwanted.map(|frontend| {
+            for frontend in unwanted {
                 let vip = self.actual.frontends.get(frontend).is_some_and(is_vip);
-                let change = changes.entry(frontend.addr).or_default();
+                let change = self.changes.entry(frontend.addr).or_default();
                 change.0 -= 1;
                 change.1 -= i64::from(vip);
-                Op::DeleteFrontend(*frontend)
-            }));
+                let deletes = &mut self.stages.of(frontend.family()).deletes;
+                deletes.push(Op::DeleteFrontend(*frontend));
+            }
             if !self.kept.contains(id) {
                 let backends = entry.backends.iter();
-                self.stages.gone.extend(backends.filter_map(|id| leave(self.actual, *id)));
+                for (family, gone) in backends.filter_map(|id| leave(self.actual, *id)) {
+                    self.stages.of(family).gone.push(gone);
+                }
             }
         }
     }
@@ -240,10 +244,13 @@ impl<'a> Build<'a> {
             let change = self.changes.entry(frontend.addr).or_default();
             change.0 -= 1;
             change.1 -= i64::from(vip);
-            self.stages.deletes.push(Op::DeleteFrontend(*frontend));
+            let deletes = &mut self.stages.of(frontend.family()).deletes;
+            deletes.push(Op::DeleteFrontend(*frontend));
         }
         let strays = self.actual.stray_backends.iter();
-        self.stages.gone.extend(strays.filter_map(|id| leave(self.actual, *id)));
+        for (family, gone) in strays.filter_map(|id| leave(self.actual, *id)) {
+            self.stages.of(family).gone.push(gone);
+        }
     }
 
     /// Forgets the service ids that have nothing left.
@@ -257,7 +264,7 @@ impl<'a> Build<'a> {
             let planned = names.contains(&super::actual::object_name(&entry.info));
             let unused = planned || entry.frontends.is_empty();
             if unused && entry.backends.iter().all(|backend| self.freed.contains(backend)) {
-                self.stages.forgotten.push(Op::DeleteService(*id));
+                self.stages.of_service(&entry.info).forgotten.push(Op::DeleteService(*id));
             }
         }
     }

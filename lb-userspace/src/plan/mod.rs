@@ -9,6 +9,7 @@ mod backends;
 mod build;
 mod compare;
 mod draft;
+mod execute;
 mod ids;
 mod limits;
 mod op;
@@ -23,6 +24,7 @@ mod vips;
 
 use std::time::Instant;
 
+pub use execute::FAMILIES;
 pub use limits::Limits;
 pub use op::{Backend, BackendId, Frontend, Op, Range, RangeSetId, ServiceId};
 pub(crate) use op::{ServiceName, set_names};

@@ -9,15 +9,18 @@ use std::{
     time::Instant,
 };
 
+use lb_common::Family;
+
 use super::{
     actual::{Actual, object_name},
     build::{Build, Reserved},
     draft::Drafts,
+    execute::Parts,
     limits::{Full, Limits},
     op::{BackendId, Frontend, Op},
 };
 use crate::{
-    maps::{ApplyError, Contents, Maps},
+    maps::Contents,
     model::{Desired, ObjectName},
 };
 
@@ -36,8 +39,10 @@ pub struct NodeAddresses {
 #[derive(Debug)]
 #[must_use = "a plan that is not committed keeps its ids and forgets its Services"]
 pub struct Plan {
-    /// The ops, in order.
+    /// The ops, in order: each prefix of them may be executed, see [`Planner::commit`].
     pub ops: Vec<Op>,
+    /// How many of them there are of each part.
+    lens: Parts<usize>,
     names: BTreeSet<ObjectName>,
     unfit: BTreeMap<ObjectName, Full>,
     losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
@@ -47,9 +52,17 @@ pub struct Plan {
     released: BTreeSet<BackendId>,
 }
 
-/// How many Services may fail one by one before the rest is left for the next attempt: where the
-/// fault is not with a Service, thousands of failing calls would tell nothing new.
-const MAX_FAILURES: usize = 8;
+impl Plan {
+    /// The ops, by part.
+    pub(super) fn parts(&self) -> Parts<&[Op]> {
+        let mut rest = &*self.ops;
+        self.lens.map(|len| {
+            let (part, after) = rest.split_at(len);
+            rest = after;
+            part
+        })
+    }
+}
 
 /// Plans what to write.
 #[derive(Debug)]
@@ -58,7 +71,9 @@ pub struct Planner {
     pub(super) limits: Limits,
     node: NodeAddresses,
     /// Services to be planned next.
-    pending: BTreeSet<ObjectName>,
+    pub(super) pending: BTreeSet<ObjectName>,
+    /// The families of which something could not be written.
+    pub(super) behind: Vec<Family>,
     /// Services that were in the maps at start and that nobody asked for so far.
     orphans: BTreeSet<ObjectName>,
     /// Whether entries that belong to no service may be removed.
@@ -83,6 +98,7 @@ impl Planner {
         let actual = Actual::adopt(contents, &limits, now);
         Self {
             pending: BTreeSet::new(),
+            behind: Vec::new(),
             orphans: actual.objects.keys().cloned().collect(),
             pruned: false,
             of_node: HashSet::new(),
@@ -170,17 +186,30 @@ impl Planner {
 
     /// Takes note of a plan, of which the maps accepted the first `applied` ops.
     pub fn commit(&mut self, plan: Plan, applied: usize, now: Instant) {
-        let complete = applied >= plan.ops.len();
-        let accepted = plan.ops.get(..applied).unwrap_or(&plan.ops);
-        self.actual.record(accepted, now);
-        for op in accepted {
-            if let Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) = op {
-                self.pending.extend(self.waiters.remove(frontend).into_iter().flatten());
+        let mut left = applied;
+        let done = plan.lens.map(|len| {
+            let done = len.min(left);
+            left -= done;
+            done
+        });
+        self.note(plan, done, now);
+    }
+
+    /// Takes note of a plan, of which the maps accepted the first `done` ops of each part.
+    pub(super) fn note(&mut self, plan: Plan, done: Parts<usize>, now: Instant) {
+        let complete = done == plan.lens;
+        for (part, done) in plan.parts().into_iter().zip(done) {
+            let (accepted, left) = part.split_at(done);
+            self.actual.record(accepted, now);
+            for op in accepted {
+                if let Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend) = op {
+                    self.pending.extend(self.waiters.remove(frontend).into_iter().flatten());
+                }
+                self.freed |= matches!(op, Op::DeleteFrontend(_) | Op::DeleteRange(_));
             }
-            self.freed |= matches!(op, Op::DeleteFrontend(_) | Op::DeleteRange(_));
-        }
-        for op in plan.ops.iter().skip(applied) {
-            self.look_again(op);
+            for op in left {
+                self.look_again(op);
+            }
         }
         self.give_back(plan.reserved);
         for name in &plan.names {
@@ -202,51 +231,7 @@ impl Planner {
         }
     }
 
-    /// Plans, executes and commits; returns the number of ops.
-    ///
-    /// Where the maps refuse an op, the Services are tried one by one, so that one that cannot be
-    /// written does not hold up the others. What failed is planned again by the next call.
-    ///
-    /// # Errors
-    ///
-    /// The first error of the maps.
-    pub fn execute(
-        &mut self,
-        desired: &impl Desired,
-        maps: &mut impl Maps,
-        now: Instant,
-    ) -> Result<usize, ApplyError> {
-        let plan = self.plan(desired, now);
-        let ops = plan.ops.len();
-        let result = maps.apply(&plan.ops);
-        self.commit(plan, result.as_ref().map_or_else(|error| error.applied, |()| ops), now);
-        if result.is_err() {
-            self.execute_each(desired, maps, now);
-        }
-        result.map(|()| ops)
-    }
-
-    fn execute_each(&mut self, desired: &impl Desired, maps: &mut impl Maps, now: Instant) {
-        let mut failures = 0;
-        for name in std::mem::take(&mut self.pending) {
-            if failures == MAX_FAILURES {
-                let _new = self.pending.insert(name);
-                continue;
-            }
-            let plan = self.plan_services(BTreeSet::from([name]), desired, now);
-            let ops = plan.ops.len();
-            let applied = match maps.apply(&plan.ops) {
-                Ok(()) => ops,
-                Err(error) => {
-                    failures += 1;
-                    error.applied
-                }
-            };
-            self.commit(plan, applied, now);
-        }
-    }
-
-    fn plan_services(
+    pub(super) fn plan_services(
         &mut self,
         mut names: BTreeSet<ObjectName>,
         desired: &impl Desired,
@@ -283,8 +268,10 @@ impl Planner {
         build.free(&released);
         build.forget(&names);
         let Build { stages, reserved, unfit, .. } = build;
-        let ops = stages.into_ops();
-        Plan { ops, names, unfit, losers, reserved, recheck, recheck_words, released }
+        let parts = stages.into_parts();
+        let lens = parts.each_ref().map(Vec::len);
+        let ops = parts.into_iter().flatten().collect();
+        Plan { ops, lens, names, unfit, losers, reserved, recheck, recheck_words, released }
     }
 
     fn wake_up(&mut self, now: Instant) {

@@ -214,7 +214,7 @@ impl Build<'_> {
     /// Writes the ranges of a set that a frontend of this plan names.
     pub(super) fn put_ranges(&mut self, ranges: Vec<Op>, family: Family) {
         self.range_counts[index(family)] += u32::try_from(ranges.len()).unwrap_or_default();
-        self.stages.ranges.extend(ranges);
+        self.stages.of(family).ranges.extend(ranges);
     }
 
     /// The ranges of one family, and what follows from them: a range that lets this node in lets in
@@ -234,7 +234,7 @@ impl Build<'_> {
     pub(super) fn remove_unnamed_ranges(&mut self) {
         let mut changes: HashMap<RangeSetId, i64> = HashMap::new();
         let old = |frontend| self.actual.frontends.get(frontend).map(|value| value.ranges);
-        for op in self.stages.frontends.iter().chain(&self.stages.deletes) {
+        for op in self.stages.switches() {
             let (before, after) = match op {
                 Op::PutFrontend(frontend, _) | Op::DeleteFrontend(frontend)
                     if frontend.is_marker() =>
@@ -261,8 +261,9 @@ impl Build<'_> {
         };
         let unnamed: BTreeSet<RangeSetId> =
             changes.iter().filter_map(left).chain(sources.unnamed.iter().copied()).collect();
-        let ranges = unnamed.iter().flat_map(|id| sources.ranges(*id));
-        self.stages.old_ranges.extend(ranges.copied().map(Op::DeleteRange));
+        for range in unnamed.iter().flat_map(|id| sources.ranges(*id)) {
+            self.stages.of(range.family()).old_ranges.push(Op::DeleteRange(*range));
+        }
     }
 }
 

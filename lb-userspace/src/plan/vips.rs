@@ -34,13 +34,16 @@ impl Build<'_> {
 
     fn settle_marker(&mut self, addr: IpAddr, vip: bool) {
         let marker = Frontend::marker(addr);
+        let family = marker.family();
         let value = FrontendValue::default();
         let there = self.actual.frontends.get(&marker);
         match vip && !self.node.local.contains(&addr) {
             true if there != Some(&value) => {
-                self.stages.frontends.push(Op::PutFrontend(marker, value));
+                self.stages.of(family).frontends.push(Op::PutFrontend(marker, value));
             }
-            false if there.is_some() => self.stages.deletes.push(Op::DeleteFrontend(marker)),
+            false if there.is_some() => {
+                self.stages.of(family).deletes.push(Op::DeleteFrontend(marker));
+            }
             true | false => {}
         }
     }

@@ -7,6 +7,7 @@ use lb_common::proto;
 use super::*;
 
 mod external;
+mod families;
 
 use crate::{
     maps::{Fault, FaultyMaps, MemoryMaps},

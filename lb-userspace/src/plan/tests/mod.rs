@@ -1,6 +1,7 @@
 //! Properties of plans between random worlds.
 
 mod external;
+mod families;
 mod property;
 mod scenario;
 mod sets;
