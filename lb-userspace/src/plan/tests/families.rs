@@ -62,12 +62,12 @@ proptest! {
         let mut rig = faulty();
         rig.feed(World::default().events_to(&before));
         rig.maps.set_fault(Some(Fault::Always(MAPS[bad][map])));
-        let touched = rig.model.apply(before.events_to(&after));
+        let touched = rig.desired.apply(before.events_to(&after));
         rig.planner.mark(touched);
         let (good, bad) = (FAMILIES[1 - bad], FAMILIES[bad]);
         for _ in 0..5 {
             rig.now += Duration::from_secs(2);
-            let result = rig.planner.execute(&rig.model, &mut rig.maps, rig.now);
+            let result = rig.planner.execute(&rig.desired, &mut rig.maps, rig.now);
             prop_assert_eq!(result.is_err(), rig.planner.is_behind(bad));
             prop_assert!(!rig.planner.is_behind(good));
             check_consistent(&rig.contents()).map_err(TestCaseError::fail)?;

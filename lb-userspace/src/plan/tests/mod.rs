@@ -25,9 +25,9 @@ use crate::{
     model::{Desired, Event, Model},
 };
 
-/// A model, a planner and maps, as in an agent.
-struct Rig<M> {
-    model: Model,
+/// A model, a planner and maps, as in an agent; or what a model would desire in its place.
+struct Rig<M, D = Model> {
+    desired: D,
     planner: Planner,
     maps: M,
     now: Instant,
@@ -35,24 +35,30 @@ struct Rig<M> {
 
 impl<M: Maps> Rig<M> {
     fn new(maps: M, limits: Limits) -> Self {
-        let now = Instant::now();
-        let contents = maps.contents().expect("memory can be read");
-        let mut planner = Planner::adopt(&contents, limits, now);
-        planner.set_node(node());
-        let mut model = Model::new();
-        model.adopt(planner.holders());
-        Self { model, planner, maps, now }
+        let mut rig = Self::following(Model::new(), maps, limits);
+        rig.desired.adopt(rig.planner.holders());
+        rig
     }
 
     /// Takes in events and executes until nothing is left to do.
     fn feed(&mut self, events: impl IntoIterator<Item = Event>) {
-        let touched = self.model.apply(events);
+        let touched = self.desired.apply(events);
         self.planner.mark(touched);
         self.settle();
     }
+}
+
+impl<M: Maps, D: Desired> Rig<M, D> {
+    fn following(desired: D, maps: M, limits: Limits) -> Self {
+        let now = Instant::now();
+        let contents = maps.contents().expect("memory can be read");
+        let mut planner = Planner::adopt(&contents, limits, now);
+        planner.set_node(node());
+        Self { desired, planner, maps, now }
+    }
 
     fn settle(&mut self) {
-        settle(&mut self.planner, &self.model, &mut self.maps, &mut self.now);
+        settle(&mut self.planner, &self.desired, &mut self.maps, &mut self.now);
     }
 
     /// What the housekeeper does once no flow is left.

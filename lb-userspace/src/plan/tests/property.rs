@@ -48,10 +48,10 @@ proptest! {
         let old = rig.contents();
         check_complete(&old).map_err(TestCaseError::fail)?;
 
-        let touched = rig.model.apply(before.events_to(&after));
+        let touched = rig.desired.apply(before.events_to(&after));
         rig.planner.mark(touched);
         rig.now += Duration::from_secs(2);
-        let plan = rig.planner.plan(&rig.model, rig.now);
+        let plan = rig.planner.plan(&rig.desired, rig.now);
         let mut new = MemoryMaps::holding(old.clone(), Limits::default());
         new.apply(&plan.ops).expect("it fits");
         let mut maps = MemoryMaps::holding(old.clone(), Limits::default());
@@ -116,9 +116,9 @@ proptest! {
         prop_assert_eq!(one_by_one.dump(), at_once.dump());
         let before = at_once.contents();
         for event in events {
-            let touched = at_once.model.apply([event]);
+            let touched = at_once.desired.apply([event]);
             at_once.planner.mark(touched);
-            prop_assert_eq!(at_once.planner.execute(&at_once.model, &mut at_once.maps, at_once.now).ok(), Some(0));
+            prop_assert_eq!(at_once.planner.execute(&at_once.desired, &mut at_once.maps, at_once.now).ok(), Some(0));
         }
         prop_assert_eq!(at_once.contents(), before);
     }
@@ -155,7 +155,7 @@ proptest! {
         prop_assert_eq!(Contents { slots: Vec::new(), ..rig.contents() }, Contents::default());
         // Every slot can be used again.
         rig.now += Duration::from_secs(2);
-        let _plan = rig.planner.plan(&rig.model, rig.now);
+        let _plan = rig.planner.plan(&rig.desired, rig.now);
         let all = rig.planner.actual.free_slots.take(Limits::default().slots);
         prop_assert_eq!(all, Some(0));
     }
@@ -176,7 +176,7 @@ proptest! {
         rig.feed(world.events_to(&World::default()));
         rig.release_all();
         prop_assert_eq!(Contents { slots: Vec::new(), ..rig.contents() }, Contents::default());
-        let _plan = rig.planner.plan(&rig.model, rig.now + Duration::from_secs(2));
+        let _plan = rig.planner.plan(&rig.desired, rig.now + Duration::from_secs(2));
         prop_assert_eq!(rig.planner.actual.free_slots.take(64), Some(0));
     }
 
@@ -194,11 +194,11 @@ proptest! {
         let mut rig = Rig::new(MemoryMaps::new(limits), limits);
         let mut old = World::default();
         for new in [before, after] {
-            let touched = rig.model.apply(old.events_to(&new));
+            let touched = rig.desired.apply(old.events_to(&new));
             rig.planner.mark(touched);
             for _ in 0..5 {
                 rig.now += Duration::from_secs(2);
-                let result = rig.planner.execute(&rig.model, &mut rig.maps, rig.now);
+                let result = rig.planner.execute(&rig.desired, &mut rig.maps, rig.now);
                 prop_assert!(result.is_ok(), "{result:?}");
                 check_consistent(&rig.contents()).map_err(TestCaseError::fail)?;
                 let gone = rig.planner.gone_before(rig.now);

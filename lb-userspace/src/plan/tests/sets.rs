@@ -2,73 +2,42 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lb_common::{BackendState, FrontendKind, ServiceInfo};
 use proptest::prelude::*;
 
 use super::{
-    super::{BackendId, Frontend, Limits, Planner, ServiceId},
-    State, check_complete, check_consistent, node, resolve, settle,
+    super::{BackendId, Frontend, Limits, ServiceId},
+    Rig, State, check_complete, check_consistent, node, resolve,
     wish::{Wish, histories, wishes},
 };
 use crate::{
     maps::{Contents, Dump, Fault, FaultyMaps, Maps, MemoryMaps},
-    model::DesiredService,
+    model::{DesiredService, ObjectName},
 };
 
 /// A planner that follows wishes.
-struct Follower<M> {
-    planner: Planner,
-    maps: M,
-    now: Instant,
-    wish: Wish,
-}
+type Follower<M> = Rig<M, Wish>;
 
 impl<M: Maps> Follower<M> {
-    fn new(maps: M, limits: Limits) -> Self {
-        let now = Instant::now();
-        let contents = maps.contents().expect("memory can be read");
-        let mut planner = Planner::adopt(&contents, limits, now);
-        planner.set_node(node());
-        Self { planner, maps, now, wish: Wish::new() }
-    }
-
     /// Says what changed.
     fn wish(&mut self, wish: &Wish) {
-        let names: BTreeSet<_> = self.wish.keys().chain(wish.keys()).cloned().collect();
-        self.planner.mark(names.into_iter().filter(|name| self.wish.get(name) != wish.get(name)));
-        self.wish = wish.clone();
-    }
-
-    fn settle(&mut self) {
-        settle(&mut self.planner, &self.wish, &mut self.maps, &mut self.now);
+        let names: BTreeSet<_> = self.desired.keys().chain(wish.keys()).cloned().collect();
+        let differs = |name: &ObjectName| self.desired.get(name) != wish.get(name);
+        self.planner.mark(names.into_iter().filter(differs));
+        self.desired = wish.clone();
     }
 
     fn follow(&mut self, wish: &Wish) {
         self.wish(wish);
         self.settle();
     }
-
-    fn release_all(&mut self) {
-        self.now += Duration::from_secs(2);
-        let gone = self.planner.gone_before(self.now);
-        self.planner.release(gone, self.now);
-        self.settle();
-    }
-
-    fn contents(&self) -> Contents {
-        self.maps.contents().expect("memory can be read")
-    }
-
-    fn dump(&self) -> String {
-        Dump::new(&self.contents()).to_string()
-    }
 }
 
 fn follower() -> Follower<MemoryMaps> {
-    Follower::new(MemoryMaps::new(Limits::default()), Limits::default())
+    Follower::following(Wish::new(), MemoryMaps::new(Limits::default()), Limits::default())
 }
 
 fn fail(why: String) -> TestCaseError {
@@ -237,7 +206,7 @@ proptest! {
         follower.follow(&before);
         follower.follow(&after);
         let contents = follower.contents();
-        let mut restarted = Follower::new(FaultyMaps::new(follower.maps.clone()), Limits::default());
+        let mut restarted = Follower::following(Wish::new(), FaultyMaps::new(follower.maps.clone()), Limits::default());
         restarted.planner.prune();
         restarted.follow(&after);
         prop_assert_eq!(restarted.maps.tried, 0, "{}", Dump::with_ids(&contents));
@@ -254,7 +223,7 @@ proptest! {
         let mut plain = follower();
         plain.follow(&after);
         let maps = FaultyMaps::new(MemoryMaps::new(Limits::default()));
-        let mut faulty = Follower::new(maps, Limits::default());
+        let mut faulty = Follower::following(Wish::new(), maps, Limits::default());
         faulty.maps.set_fault(Some(Fault::Nth(nth)));
         faulty.follow(&before);
         faulty.maps.set_fault(Some(Fault::Nth(nth)));
@@ -266,7 +235,7 @@ proptest! {
         faulty.release_all();
         prop_assert_eq!(Contents { slots: Vec::new(), ..faulty.contents() }, Contents::default());
         faulty.now += Duration::from_secs(2);
-        let _plan = faulty.planner.plan(&faulty.wish, faulty.now);
+        let _plan = faulty.planner.plan(&faulty.desired, faulty.now);
         prop_assert_eq!(faulty.planner.actual.sources.ids.take(), Some(1), "every id is free again");
     }
 
@@ -275,12 +244,12 @@ proptest! {
     #[test]
     fn what_does_not_fit_is_closed(before in wishes(), after in wishes(), size in 0u32..6, slots in 2u32..20) {
         let limits = Limits { ranges: size, slots, ..Limits::default() };
-        let mut follower = Follower::new(MemoryMaps::new(limits), limits);
+        let mut follower = Follower::following(Wish::new(), MemoryMaps::new(limits), limits);
         for wish in [&before, &after] {
             follower.wish(wish);
             for _ in 0..5 {
                 follower.now += Duration::from_secs(2);
-                let plan = follower.planner.plan(&follower.wish, follower.now);
+                let plan = follower.planner.plan(&follower.desired, follower.now);
                 follower.maps.apply(&plan.ops).expect("the planner counts");
                 let ops = plan.ops.len();
                 follower.planner.commit(plan, ops, follower.now);
