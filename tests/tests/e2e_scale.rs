@@ -1,7 +1,10 @@
 //! Endpoints come and go under clients that never stop.
 #![expect(clippy::unwrap_used, reason = "what surrounds a test may unwrap as a test does")]
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use lb_tests::{
     cluster::{Cluster, Condition, Endpoint, Service},
@@ -39,7 +42,15 @@ struct Flow<'a> {
     running: Running,
 }
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
+    /// Starts one, and waits for its first answer.
+    fn start(client: &'a Worker, kind: MonitorKind, at: SocketAddr) -> Self {
+        let running = client.monitor(kind, at, EVERY).unwrap();
+        let flow = Self { client, what: format!("client to {at}"), running };
+        let _ = flow.wait("answers", |seen| seen.answered > 0);
+        flow
+    }
+
     fn wait(&self, what: &str, condition: impl Fn(&MonitorReport) -> bool) -> MonitorReport {
         let seen = until(&format!("{}: {what}", self.what), PATIENCE, || {
             let seen = self.client.peek(self.running)?;
@@ -187,16 +198,14 @@ fn a_tcp_connection_stays_with_a_backend_that_leaves() {
         cluster.put(&vote(), &endpoints).unwrap();
         let at = lab.nodes[0].addresses.at(family, 30000);
         let client = &lab.client.worker;
-        let running = client.monitor(MonitorKind::Stream, at, EVERY).unwrap();
-        let flow = Flow { client, what: format!("client to {at}"), running };
-        let _ = flow.wait("answers", |seen| seen.answered > 0);
+        let flow = Flow::start(client, MonitorKind::Stream, at);
         for left in [&endpoints[..1], &[]] {
             cluster.put(&vote(), left).unwrap();
-            let before = client.peek(running).unwrap().answered;
+            let before = client.peek(flow.running).unwrap().answered;
             let _ = flow.wait("more answers", |seen| seen.answered >= before + 20);
         }
         assert_eq!(client.probe(Proto::Tcp, at).unwrap(), Outcome::Refused);
-        let seen = client.end(running).unwrap();
+        let seen = client.end(flow.running).unwrap();
         assert_eq!((seen.lost, seen.broken.len(), seen.by.len()), (0, 0, 1), "{seen:?}");
     }
 }
@@ -210,17 +219,15 @@ fn a_tcp_connection_lives_on_when_its_service_is_deleted() {
         cluster.put(&vote(), &endpoints).unwrap();
         let at = lab.nodes[0].addresses.at(family, 30000);
         let client = &lab.client.worker;
-        let running = client.monitor(MonitorKind::Stream, at, EVERY).unwrap();
-        let flow = Flow { client, what: format!("client to {at}"), running };
-        let _ = flow.wait("answers", |seen| seen.answered > 0);
+        let flow = Flow::start(client, MonitorKind::Stream, at);
         cluster.directory.delete(&vote()).unwrap();
         until("refusal of new connections", PATIENCE, || {
             Ok((client.probe(Proto::Tcp, at)? == Outcome::Refused).then_some(()))
         })
         .unwrap();
-        let before = client.peek(running).unwrap().answered;
+        let before = client.peek(flow.running).unwrap().answered;
         let _ = flow.wait("more answers", |seen| seen.answered >= before + 20);
-        let seen = client.end(running).unwrap();
+        let seen = client.end(flow.running).unwrap();
         assert_eq!((seen.lost, seen.broken.len(), seen.by.len()), (0, 0, 1), "{seen:?}");
     }
 }
@@ -234,12 +241,10 @@ fn a_udp_flow_ends_when_its_service_is_deleted() {
         cluster.put(&vote(), &endpoints).unwrap();
         let at = lab.nodes[0].addresses.at(family, 30000);
         let client = &lab.client.worker;
-        let running = client.monitor(MonitorKind::Ping(UdpStyle::Connected), at, EVERY).unwrap();
-        let flow = Flow { client, what: format!("client to {at}"), running };
-        let _ = flow.wait("answers", |seen| seen.answered > 0);
+        let flow = Flow::start(client, MonitorKind::Ping(UdpStyle::Connected), at);
         cluster.directory.delete(&vote()).unwrap();
         let _ = flow.wait("refused", |seen| seen.last() == Some("refused"));
-        let answered = client.end(running).unwrap().answered;
+        let answered = client.end(flow.running).unwrap().answered;
         assert!(answered > 0);
     }
 }
