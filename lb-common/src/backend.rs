@@ -27,8 +27,10 @@ pub struct BackendValue<A> {
     /// Bits of [`BackendSets`]: in which sets of its Service the backend stands. Session affinity
     /// leads only to members; 0 for one that merely keeps its old flows.
     pub sets: u8,
-    /// 1 when the endpoint is on this node, else 0. For readers; the datapath never looks.
-    pub on_node: u8,
+    /// A [`Location`] by number. The datapath masquerades by it: what a client outside sends to a
+    /// backend on another node takes an address of this node as its source, so that the replies
+    /// come back here.
+    pub location: u8,
     /// Always zero.
     pub pad: u16,
 }
@@ -80,6 +82,41 @@ impl BackendState {
             Self::Free => "free",
             Self::Serving => "serving",
             Self::Gone => "gone",
+        }
+    }
+}
+
+/// Where a backend is, as its slice says (`nodeName`). An address alone does not tell: the pods of
+/// several nodes may lie in one flat network.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Location {
+    /// The slice names no node, as those written by hand do, or the agent does not know its own.
+    #[default]
+    Unknown = 0,
+    /// On the agent's node.
+    Here = 1,
+    /// On another node.
+    Elsewhere = 2,
+}
+
+impl Location {
+    /// The location with this number.
+    pub const fn from_u8(location: u8) -> Option<Self> {
+        match location {
+            0 => Some(Self::Unknown),
+            1 => Some(Self::Here),
+            2 => Some(Self::Elsewhere),
+            _ => None,
+        }
+    }
+
+    /// The name used in tables and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Here => "here",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }

@@ -24,17 +24,29 @@ pub struct DeviceValue {
     pub snat6: Addr6,
     /// A [`DeviceRole`] by number.
     pub role: u8,
+    /// 1 when its frames have an Ethernet header, else 0.
+    pub ethernet: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
+}
+
+impl DeviceValue {
+    /// Whether frames of the device have an Ethernet header.
+    #[inline(always)]
+    pub const fn is_ethernet(&self) -> bool {
+        self.ethernet != 0
+    }
 }
 
 /// What a device is to us.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(u8)]
 pub enum DeviceRole {
-    /// Known to the datapath, carries no program of ours (a bridge, say).
+    /// Known to the datapath, carries no program of ours: no packet of a Service passes it, or
+    /// another device carries the programs in its place.
     Other = 0,
-    /// Carries a node address or a default route, or tunnels to other nodes.
+    /// Every device that is neither a pod's nor the loopback device and can carry IP: network
+    /// interfaces, bridges, tunnels.
     External = 1,
     /// The host's end of a pod's link.
     Workload = 2,
@@ -65,4 +77,38 @@ impl DeviceRole {
     }
 }
 
-const _: () = assert!(size_of::<MacAddr>() == 6 && size_of::<DeviceValue>() == 24);
+/// Number of entries of `LB_XDP_DEVICES`.
+pub const XDP_DEVICES: u32 = 1024;
+
+/// Value of `LB_XDP_DEVICES` (array; index: interface index modulo [`XDP_DEVICES`]): what XDP may do
+/// at a device. A reader compares `ifindex` with the device that it asks for; 0 is an empty entry.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct XdpDevice {
+    /// Interface index of the device that has this entry.
+    pub ifindex: u32,
+    /// Its Ethernet address: frames to another one are not for this node.
+    pub mac: MacAddr,
+    /// Bits of [`XdpDevice::RECEIVES`] and [`XdpDevice::TRANSMITS`].
+    pub flags: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+impl XdpDevice {
+    /// Our XDP program is attached, and may take frames to `mac` that arrive here.
+    pub const RECEIVES: u8 = 1;
+    /// The driver transmits frames that XDP redirects to the device (`NETDEV_XDP_ACT_NDO_XMIT`).
+    pub const TRANSMITS: u8 = 2;
+
+    /// The index of the entry for a device.
+    #[inline(always)]
+    pub const fn slot(ifindex: u32) -> u32 {
+        ifindex % XDP_DEVICES
+    }
+}
+
+const _: () = {
+    assert!(size_of::<MacAddr>() == 6 && size_of::<DeviceValue>() == 24);
+    assert!(size_of::<XdpDevice>() == 12);
+};

@@ -8,7 +8,10 @@ use crate::{
     hook::Hook,
 };
 
-/// Key of the flow maps: the addresses and ports of a packet **as it arrives at the hook**.
+/// Key of the flow maps: the addresses and ports of a packet **as it arrives at the hook**, and the hook.
+///
+/// The hook is part of the key because the same addresses and ports mean different things at different
+/// edges of the node: what a pod sends is not what somebody outside sends in its name.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 #[repr(C)]
 pub struct FlowKey<A> {
@@ -22,12 +25,14 @@ pub struct FlowKey<A> {
     pub dport: u16,
     /// IANA protocol number.
     pub proto: u8,
+    /// The [`crate::Hook`] by number at which packets with these addresses and ports are translated so.
+    pub hook: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 impl<A: Address> FlowKey<A> {
-    /// The key of packets in the opposite direction.
+    /// Addresses and ports of packets in the opposite direction, at the same hook.
     #[inline(always)]
     pub const fn reversed(&self) -> Self {
         Self {
@@ -36,20 +41,22 @@ impl<A: Address> FlowKey<A> {
             sport: self.dport,
             dport: self.sport,
             proto: self.proto,
-            pad: [0; 3],
+            hook: self.hook,
+            pad: [0; 2],
         }
     }
 
-    /// Writes the key of packets in the opposite direction into `key`, in place as
-    /// [`FlowValue::write_other_key`] does.
+    /// Writes the key of packets in the opposite direction, as they meet the [`crate::Hook`] with the number
+    /// `hook`, into `key`, in place as [`FlowValue::write_other_key`] does.
     #[inline(always)]
-    pub const fn write_reversed(&self, key: &mut Self) {
+    pub const fn write_reversed(&self, hook: u8, key: &mut Self) {
         key.src = self.dst;
         key.dst = self.src;
         key.sport = self.dport;
         key.dport = self.sport;
         key.proto = self.proto;
-        key.pad = [0; 3];
+        key.hook = hook;
+        key.pad = [0; 2];
     }
 }
 
@@ -58,6 +65,12 @@ impl<A: Address> FlowKey<A> {
 /// Flows come in pairs. The *forward* entry is keyed by what the client sends; the *reverse* entry
 /// by the forward entry's translated tuple turned round, so each key can be computed from the other
 /// entry. A pair is created reverse first and removed together.
+///
+/// A flow that is balanced *and* masqueraded ([`Action::Masquerade`]) does both at once where its packets
+/// take the shortcut, and that is what its pair says. On the road each direction is translated in two
+/// legs: the destination where the packet enters, by the pair itself, which leaves the source alone then;
+/// the source where it leaves, by an entry of its own, the *second leg*. Both second legs are made
+/// when the flow takes the road for the first time; [`FlowValue::road_port`] tells that they are there.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[repr(C)]
 pub struct FlowValue<A> {
@@ -69,7 +82,8 @@ pub struct FlowValue<A> {
     pub sport: u16,
     /// Destination port after translation, host order.
     pub dport: u16,
-    /// Where to send the packet when [`Action::Forward`] or [`Action::ToHost`].
+    /// Where to send the packet when the [`Action`] is not `Stack`. With `Masquerade`: the shortcut; device
+    /// 0 means that there is none in this generation.
     pub next_hop: NextHop,
     /// Backend id; the backend names the Service.
     pub backend: u32,
@@ -79,18 +93,25 @@ pub struct FlowValue<A> {
     /// The same for the ports.
     pub port_delta: u16,
     /// Low 32 bits of the kernel's jiffies when the last packet passed, or up to
-    /// [`LAST_SEEN_GRAIN`] before.
+    /// [`LAST_SEEN_GRAIN`] before. Of second legs: when they were made.
     pub last_seen: u32,
-    /// Bits of [`Seen`].
+    /// Bits of [`Seen`]; 0 in second legs.
     pub seen: u8,
-    /// Bit set of the hooks (`1 << Hook`) at which this entry applies; elsewhere the packet passes.
-    pub hooks: u8,
     /// An [`Action`] by number.
     pub action: u8,
-    /// 1 on the reverse entry of a pair, else 0.
+    /// 1 when packets of the backend have this key, 0 when those of the client have.
     pub reverse: u8,
-    /// Packets that used this entry.
-    pub packets: u64,
+    /// The [`crate::Hook`] by number in the key of the other entry of the pair.
+    pub other_hook: u8,
+    /// Packets that used this entry; starts again from 0 after 2^32. 0 in second legs.
+    pub packets: u32,
+    /// The client's port between the two legs of the road, host order: its own, where no other flow between
+    /// the same ends has it. 0 when there are no second legs.
+    pub road_port: u16,
+    /// 1 in an entry that is the second leg of its direction, else 0.
+    pub second: u8,
+    /// Always zero.
+    pub pad: u8,
     /// Bytes of those packets, from the IP header on.
     pub bytes: u64,
 }
@@ -100,7 +121,7 @@ pub struct FlowValue<A> {
 pub const LAST_SEEN_GRAIN: u32 = 256;
 
 impl<A: Address> FlowValue<A> {
-    /// The tuple of a packet after translation.
+    /// The tuple of a packet after translation, as the hook of the other entry of the pair.
     #[inline(always)]
     pub const fn translated(&self, proto: u8) -> FlowKey<A> {
         FlowKey {
@@ -109,8 +130,36 @@ impl<A: Address> FlowValue<A> {
             sport: self.sport,
             dport: self.dport,
             proto,
-            pad: [0; 3],
+            hook: self.other_hook,
+            pad: [0; 2],
         }
+    }
+
+    /// The key of the other entry of the pair; of a second leg, that of the entry whose packets it
+    /// translates back.
+    pub const fn other_key(&self, proto: u8) -> FlowKey<A> {
+        self.translated(proto).reversed()
+    }
+
+    /// The keys of both second legs, in the direction of this forward entry, whose key is `key`, and of its
+    /// replies; `None` where the flow has none.
+    #[inline(always)]
+    pub const fn second_legs(&self, key: &FlowKey<A>) -> Option<[FlowKey<A>; 2]> {
+        if self.road_port == 0 {
+            return None;
+        }
+        let on = FlowKey {
+            src: key.src,
+            dst: self.dst,
+            sport: self.road_port,
+            dport: self.dport,
+            proto: key.proto,
+            hook: Hook::opposite_of(self.other_hook),
+            pad: [0; 2],
+        };
+        let mut back = on.reversed();
+        back.hook = Hook::opposite_of(key.hook);
+        Some([on, back])
     }
 
     /// Writes the key of the other entry of the pair into `key`.
@@ -123,13 +172,8 @@ impl<A: Address> FlowValue<A> {
         key.sport = self.dport;
         key.dport = self.sport;
         key.proto = proto;
-        key.pad = [0; 3];
-    }
-
-    /// Whether the entry applies at `hook`.
-    #[inline(always)]
-    pub const fn applies_at(&self, hook: Hook) -> bool {
-        self.hooks & hook.bit() != 0
+        key.hook = self.other_hook;
+        key.pad = [0; 2];
     }
 }
 
@@ -139,8 +183,11 @@ impl<A: Address> FlowValue<A> {
 pub struct NextHop {
     /// Device to send by; 0 when there is none.
     pub ifindex: u32,
-    /// The [`crate::Runtime`] generation in which this was resolved; any other means look again.
-    pub generation: u32,
+    /// The [`crate::Runtime`] generation in which this was resolved; any other means look again, and 0 that
+    /// nobody has looked yet.
+    pub generation: u16,
+    /// Largest packet that fits, in bytes from the IP header on.
+    pub mtu: u16,
     /// Destination MAC address; first, so that both lie as in the Ethernet header.
     pub dmac: MacAddr,
     /// Source MAC address.
@@ -153,10 +200,13 @@ pub struct NextHop {
 pub enum Action {
     /// On its way: up into the stack at ingress, out of the device at egress.
     Stack = 0,
-    /// Out of the device of the next hop, past the stack.
-    Forward = 1,
+    /// By the shortcut, out of the device of the next hop past the stack, or by the road: up into the stack
+    /// with its own source address, which is replaced where it leaves.
+    Masquerade = 1,
     /// Into the ingress of the device of the next hop, for a process of this node.
     ToHost = 2,
+    /// Out of the device of the next hop: the node itself sent it, and its stack has routed it already.
+    Redirect = 3,
 }
 
 impl Action {
@@ -164,8 +214,9 @@ impl Action {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stack => "stack",
-            Self::Forward => "forward",
+            Self::Masquerade => "masquerade",
             Self::ToHost => "to-host",
+            Self::Redirect => "redirect",
         }
     }
 
@@ -173,8 +224,9 @@ impl Action {
     pub const fn from_u8(action: u8) -> Option<Self> {
         match action {
             0 => Some(Self::Stack),
-            1 => Some(Self::Forward),
+            1 => Some(Self::Masquerade),
             2 => Some(Self::ToHost),
+            3 => Some(Self::Redirect),
             _ => None,
         }
     }

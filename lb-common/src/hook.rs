@@ -32,10 +32,29 @@ pub const HOOKS: [Hook; 7] = [
 ];
 
 impl Hook {
-    /// The bit of this hook in [`crate::FlowValue::hooks`].
+    /// The hook with this number.
+    pub const fn from_u8(hook: u8) -> Option<Self> {
+        if (hook as usize) < HOOKS.len() { Some(HOOKS[hook as usize]) } else { None }
+    }
+
+    /// Where replies pass to what is seen at this hook: the other side of the same device. What the node
+    /// sends to itself has one side only.
     #[inline(always)]
-    pub const fn bit(self) -> u8 {
-        1 << self as u8
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::PodIn => Self::PodOut,
+            Self::PodOut => Self::PodIn,
+            Self::ExternalIn | Self::Xdp => Self::ExternalOut,
+            Self::ExternalOut => Self::ExternalIn,
+            Self::LoopbackOut | Self::Socket => self,
+        }
+    }
+
+    /// [`opposite`](Self::opposite) by numbers.
+    #[inline(always)]
+    pub const fn opposite_of(hook: u8) -> u8 {
+        // The two sides of a device have numbers that differ in the last bit.
+        if hook < Self::LoopbackOut as u8 { hook ^ 1 } else { hook }
     }
 
     /// The name used in tables, JSON and metrics.

@@ -30,8 +30,8 @@ mod sock;
 
 pub use addr::{Addr4, Addr6, Address, Family};
 pub use affinity::{AffinityKey, AffinityValue};
-pub use backend::{BackendSets, BackendState, BackendStats, BackendValue, NO_BACKEND};
-pub use device::{DeviceRole, DeviceValue, MacAddr};
+pub use backend::{BackendSets, BackendState, BackendStats, BackendValue, Location, NO_BACKEND};
+pub use device::{DeviceRole, DeviceValue, MacAddr, XDP_DEVICES, XdpDevice};
 pub use filter::{VIP_FILTER_WORDS, VipBit, vip_bit};
 pub use flow::{Action, FlowKey, FlowValue, LAST_SEEN_GRAIN, NextHop, Seen};
 pub use frontend::{FrontendKey, FrontendKind, FrontendValue};

@@ -31,6 +31,9 @@ pub const LB4_RANGES: &str = "LB4_RANGES";
 pub const LB6_RANGES: &str = "LB6_RANGES";
 /// Devices: hash, interface index (u32) → [`crate::DeviceValue`].
 pub const LB_DEVICES: &str = "LB_DEVICES";
+/// What XDP may do at a device: array of [`crate::XdpDevice`] by interface index modulo
+/// [`crate::XDP_DEVICES`].
+pub const LB_XDP_DEVICES: &str = "LB_XDP_DEVICES";
 /// Services by id: hash, service id (u32) → [`crate::ServiceInfo`].
 pub const LB_SERVICES: &str = "LB_SERVICES";
 /// Counters by hook and reason: per-CPU array of u64.
@@ -43,7 +46,7 @@ pub const LB_SCHEMA: &str = "LB_SCHEMA";
 pub const LB_RUNTIME: &str = "LB_RUNTIME";
 
 /// Every map.
-pub const MAPS: [&str; 20] = [
+pub const MAPS: [&str; 21] = [
     LB4_FRONTENDS,
     LB6_FRONTENDS,
     LB4_BACKENDS,
@@ -59,6 +62,7 @@ pub const MAPS: [&str; 20] = [
     LB4_RANGES,
     LB6_RANGES,
     LB_DEVICES,
+    LB_XDP_DEVICES,
     LB_SERVICES,
     LB_REASONS,
     LB_BACKEND_STAT,
@@ -77,6 +81,14 @@ pub const LB_POD_OUT: &str = "lb_pod_out";
 pub const LB_EXT_IN: &str = "lb_ext_in";
 /// tc egress of external devices.
 pub const LB_EXT_OUT: &str = "lb_ext_out";
+/// tc ingress of workload devices without Ethernet header.
+pub const LB_POD_IN_L3: &str = "lb_pod_in_l3";
+/// tc egress of workload devices without Ethernet header.
+pub const LB_POD_OUT_L3: &str = "lb_pod_out_l3";
+/// tc ingress of external devices without Ethernet header.
+pub const LB_EXT_IN_L3: &str = "lb_ext_in_l3";
+/// tc egress of external devices without Ethernet header.
+pub const LB_EXT_OUT_L3: &str = "lb_ext_out_l3";
 /// tc egress of the loopback device.
 pub const LB_LO_OUT: &str = "lb_lo_out";
 /// XDP ingress of external devices.
@@ -86,7 +98,17 @@ pub const LB_XDP_IN: &str = "lb_xdp_in";
 pub const LB_JIFFIES: &str = "lb_jiffies";
 
 /// tc programs that are attached to devices.
-pub const TC_PROGRAMS: [&str; 5] = [LB_POD_IN, LB_POD_OUT, LB_EXT_IN, LB_EXT_OUT, LB_LO_OUT];
+pub const TC_PROGRAMS: [&str; 9] = [
+    LB_POD_IN,
+    LB_POD_OUT,
+    LB_EXT_IN,
+    LB_EXT_OUT,
+    LB_POD_IN_L3,
+    LB_POD_OUT_L3,
+    LB_EXT_IN_L3,
+    LB_EXT_OUT_L3,
+    LB_LO_OUT,
+];
 
 /// cgroup programs, each named after its attach type.
 pub const CGROUP_PROGRAMS: [&str; 8] = [

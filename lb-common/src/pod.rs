@@ -28,7 +28,7 @@ mod aya_pod {
     use crate::{
         Addr4, Addr6, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
         FlowValue, FrontendKey, FrontendValue, RangeKey, Runtime, Schema, ServiceInfo, Settings,
-        SockKey, SockValue,
+        SockKey, SockValue, XdpDevice,
     };
 
     macro_rules! aya_pod {
@@ -68,5 +68,6 @@ mod aya_pod {
         SockKey<Addr6>,
         SockValue<Addr4>,
         SockValue<Addr6>,
+        XdpDevice,
     );
 }

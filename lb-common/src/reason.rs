@@ -60,10 +60,10 @@ reasons! {
     Ipv6Extension = 6, Pass, "ipv6-extension";
     /// An ICMP or ICMPv6 message.
     Icmp = 7, Pass, "icmp";
+    /// A frame for another machine, or for many, that a switch or bridge showed to this node too.
+    OtherHost = 8, Pass, "other-host";
     /// A malformed header: wrong version, a length below the minimum, an SCTP INIT under a tag.
     Malformed = 9, Pass, "malformed";
-    /// A flow of ours that is translated at another hook.
-    OtherHook = 10, Pass, "other-hook";
     /// XDP leaves the packet to the tc hook of the same device: it is for the stack, or needs what
     /// only tc can do.
     LeftToTc = 11, Pass, "left-to-tc";
@@ -86,6 +86,8 @@ reasons! {
     SocketConnect = 19, Translate, "socket-connect";
     /// The address that a socket reports was rewritten back.
     SocketReply = 20, Translate, "socket-reply";
+    /// An ICMP error about a packet of a flow, translated back.
+    Error = 21, Translate, "icmp-error";
     /// The Service has no usable backend.
     NoBackend = 32, Refuse, "no-backend";
     /// The address belongs to Services, none of which has this port.
@@ -98,7 +100,7 @@ reasons! {
     FlowTableFull = 48, Drop, "flow-table-full";
     /// No free source port towards this backend (`--snat-ports`).
     SnatPortsExhausted = 49, Drop, "snat-ports-exhausted";
-    /// The hop limit ran out where we forward past the stack.
+    /// The hop limit ran out where we redirect what the node itself sent.
     HopLimit = 50, Drop, "hop-limit";
     /// A TCP reset, or the end of an SCTP association, for a flow that we do not know.
     StrayReset = 51, Drop, "stray-reset";
@@ -108,7 +110,8 @@ reasons! {
     RewriteFailed = 53, Drop, "rewrite-failed";
     /// No answer could be built for a packet that must be refused.
     RefuseFailed = 54, Drop, "refuse-failed";
-    /// A flow of ours that cannot leave: no route, or no address to translate to.
+    /// A flow of ours that cannot leave: no route for what the node itself sent, or no address to
+    /// translate to.
     NoRoute = 55, Drop, "no-route";
     /// The policy is Local and no backend is on this node, though there are some elsewhere.
     NoLocalBackend = 56, Drop, "no-local-backend";
@@ -116,6 +119,8 @@ reasons! {
     SourceRange = 57, Drop, "source-range";
     /// More was to be refused than is answered per second.
     RefuseLimit = 58, Drop, "refuse-limit";
+    /// A source that no honest sender has: of a group, of loopback, or the node's own from outside.
+    BadSource = 59, Drop, "bad-source";
 }
 
 impl Reason {

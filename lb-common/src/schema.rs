@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 /// Version of every layout and meaning in this crate. Pins of another version are never used.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Value of `LB_SCHEMA` (array of one): who made these maps.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Pod, Zeroable)]
@@ -21,11 +21,20 @@ pub struct Schema {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Runtime {
-    /// Changes whenever a route, neighbour, address or device changed: cached next hops of another
-    /// generation are looked up again. Never 0.
-    pub generation: u32,
+    /// Changes whenever a route, rule, neighbour, address, device or flag changed: cached next hops of
+    /// another generation are looked up again. Counts from 1 to 65,535 and on from 1; never 0.
+    pub generation: u16,
+    /// Bits of [`Runtime::SHORTCUT`] and [`Runtime::SOURCE_RULES`].
+    pub flags: u8,
     /// Always zero.
-    pub pad: u32,
+    pub pad: [u8; 5],
+}
+
+impl Runtime {
+    /// Packets may be redirected past the stack, where the hop is known to be plain.
+    pub const SHORTCUT: u8 = 1;
+    /// The node has routing rules that look at the source address.
+    pub const SOURCE_RULES: u8 = 2;
 }
 
 /// Constants that the agent patches into the programs when it loads them (global `SETTINGS`).

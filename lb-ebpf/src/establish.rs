@@ -1,6 +1,8 @@
 //! Starting a flow: which translation its packets get, in both directions, and where.
 
-use lb_common::{Action, DeviceRole, FlowKey, Hook, NextHop, Reason};
+use lb_common::{
+    Action, DeviceRole, DeviceValue, FlowKey, Hook, Location, NextHop, Reason, Settings,
+};
 
 use crate::{
     family::{Family, address_delta, opposite, port_delta},
@@ -12,7 +14,7 @@ use crate::{
 
 /// Attempts to find a free source port. At nine of ten ports taken, 32 fresh draws fail for one
 /// flow in thirty; at three of four, for one in ten thousand.
-const PORT_ATTEMPTS: u32 = 32;
+pub(crate) const PORT_ATTEMPTS: u32 = 32;
 
 /// Why no flow was started.
 pub(crate) enum Refusal {
@@ -29,19 +31,20 @@ pub(crate) enum Refusal {
 /// # Errors
 /// The reason why the packet is discarded.
 #[inline(always)]
-pub(crate) fn draft<A, F, E>(frame: &F, env: &E, work: &mut Work<A>) -> Result<(), Reason>
+pub(crate) fn draft<A, F, T, E>(
+    frame: &F,
+    tables: &T,
+    env: &E,
+    work: &mut Work<A>,
+) -> Result<(), Reason>
 where
     A: Family,
     F: Frame,
+    T: Tables<A>,
     E: Env<A>,
 {
     let Work { place, packet, flow, reverse, other, .. } = &mut *work;
     let tuple = &packet.tuple;
-    other.src = tuple.src;
-    other.sport = tuple.sport;
-    other.proto = tuple.proto;
-    other.pad = [0; 3];
-
     flow.src = tuple.src;
     flow.dst = other.dst;
     flow.sport = tuple.sport;
@@ -49,25 +52,36 @@ where
     flow.next_hop = NextHop::default();
     flow.last_seen = env.now();
     flow.seen = packet.shows();
-    flow.hooks = place.flow_hook().bit();
+    flow.action = Action::Stack as u8;
     flow.reverse = 0;
+    flow.other_hook = Hook::opposite_of(tuple.hook);
     flow.packets = 1;
+    flow.road_port = 0;
+    flow.second = 0;
+    flow.pad = 0;
     flow.bytes = u64::from(packet.len);
 
     reverse.src = tuple.dst;
     reverse.dst = tuple.src;
     reverse.sport = tuple.dport;
     reverse.dport = tuple.sport;
-    way_back(frame, &mut reverse.next_hop).ok_or(Reason::Inconsistent)?;
-    reverse.next_hop.ifindex = place.ifindex;
-    reverse.next_hop.generation = env.generation();
+    reverse.next_hop = NextHop::default();
     reverse.backend = flow.backend;
     reverse.last_seen = flow.last_seen;
     reverse.seen = 0;
+    reverse.action = Action::Stack as u8;
     reverse.reverse = 1;
+    reverse.other_hook = tuple.hook;
     reverse.packets = 0;
+    reverse.road_port = 0;
+    reverse.second = 0;
+    reverse.pad = 0;
     reverse.bytes = 0;
-    lead(env, work)
+    match place.hook {
+        Hook::PodIn | Hook::PodOut | Hook::Socket => from_pod(env, work),
+        Hook::ExternalIn | Hook::Xdp => from_outside(tables, env, work),
+        Hook::ExternalOut | Hook::LoopbackOut => from_node(frame, env, work),
+    }
 }
 
 /// Puts both entries of the flow in `work` into the map, the reverse one first: once the forward
@@ -114,7 +128,6 @@ where
 /// else with one of ours: the reverse key must be unique, or two flows would get each other's
 /// replies.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "a port offset below `snat_count`")]
 fn claim<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Result<(), Refusal>
 where
     A: Family,
@@ -133,11 +146,7 @@ where
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
         if !keeps_port {
-            // A fresh draw each time: neighbouring tries would cluster (the generator of Numerical
-            // Recipes; its high bits are what the scaling uses).
-            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let offset = (u64::from(random) * u64::from(settings.snat_count)) >> 32;
-            flow.sport = settings.snat_first.wrapping_add(offset as u16);
+            flow.sport = drawn_port(&mut random, &settings);
             other.dport = flow.sport;
         }
         flow.port_delta = port_delta(&packet.tuple, [flow.sport, flow.dport]);
@@ -175,72 +184,125 @@ fn removed_orphan<A: Family, T: Tables<A>>(
     is_orphan
 }
 
-/// Decides how the flow in `work` is led, from who sends and where the backend is: actions, hooks,
-/// next hop, and whether the source address changes.
+/// A source port of ours, drawn afresh each time: neighbouring tries would cluster (the generator of
+/// Numerical Recipes; its high bits are what the scaling uses).
 #[inline(always)]
-fn lead<A, E>(env: &E, work: &mut Work<A>) -> Result<(), Reason>
+#[expect(clippy::cast_possible_truncation, reason = "a port offset below `snat_count`")]
+pub(crate) const fn drawn_port(random: &mut u32, settings: &Settings) -> u16 {
+    *random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+    let offset = (*random as u64 * settings.snat_count as u64) >> 32;
+    settings.snat_first.wrapping_add(offset as u16)
+}
+
+/// A pod keeps its address, since its replies come back through its own node. Only to itself it must not be
+/// seen: it would answer past us.
+#[inline(always)]
+fn from_pod<A: Family, E: Env<A>>(env: &E, work: &mut Work<A>) -> Result<(), Reason> {
+    if work.flow.dst == work.packet.tuple.src {
+        let device = env.device(work.place.ifindex);
+        return masquerade(work, &device);
+    }
+    Ok(())
+}
+
+/// A backend on this node sees the client that comes from outside; another node's must answer through us.
+/// Which it is, its slice says; where it does not, the way there tells.
+#[inline(always)]
+fn from_outside<A, T, E>(tables: &T, env: &E, work: &mut Work<A>) -> Result<(), Reason>
 where
     A: Family,
+    T: Tables<A>,
     E: Env<A>,
 {
-    let place = work.place;
-    let Work { packet, flow, reverse, other, frontend, .. } = work;
-    let route = env.route(place.ifindex, other);
-    let here = matches!(route, Route::Local);
-    let device = env.device(route.ifindex());
+    let Work { place, packet, flow, reverse, other, .. } = &mut *work;
+    *other = packet.tuple.reversed();
+    let back = env.route(place.ifindex, other);
+    // Nobody outside has an address of the node.
+    if let Route::Local = back {
+        return Err(Reason::BadSource);
+    }
+    let location =
+        tables.backend(flow.backend).map_or(Location::Unknown as u8, |backend| backend.location);
+    if location == Location::Here as u8 {
+        return Ok(());
+    }
+    *other = packet.tuple;
+    other.dst = flow.dst;
+    other.dport = flow.dport;
+    let on = env.route(place.ifindex, other);
+    let device = env.device(on.ifindex());
+    if location == Location::Unknown as u8
+        && (matches!(on, Route::Local) || device.role == DeviceRole::Workload as u8)
+    {
+        return Ok(());
+    }
+    flow.next_hop = shortcut(env, on);
+    reverse.next_hop = shortcut(env, back);
+    // A device that the look-up does not name leaves the address of the one where the packet came in.
+    let device = if on.ifindex() == 0 { env.device(place.ifindex) } else { device };
+    masquerade(work, &device)
+}
 
-    // Untouched source, and the stack goes on: right for most.
-    flow.action = Action::Stack as u8;
-    reverse.action = Action::Stack as u8;
-    match place.hook {
-        // A pod. Its address is kept, except where the backend must not see it: to itself (it would
-        // answer past us), and by an address meant for clients outside, as kube-proxy masquerades,
-        // which `externalTrafficPolicy: Local` forbids.
-        Hook::PodIn | Hook::PodOut | Hook::Socket => {
-            let hairpin = flow.dst == packet.tuple.src;
-            let masqueraded = frontend.is_external() && !frontend.is_local();
-            if here || !(hairpin || masqueraded) {
-                reverse.hooks = Hook::PodOut.bit();
-                return Ok(());
-            }
-            reverse.action = Action::Forward as u8;
-        }
-        // Outside. A backend on this node sees the client; another node's must answer through us.
-        Hook::ExternalIn | Hook::Xdp => {
-            if device.role != DeviceRole::External as u8 {
-                reverse.hooks = Hook::ExternalOut.bit();
-                return Ok(());
-            }
-            reverse.action = Action::Forward as u8;
-        }
-        // The node itself, where no socket hook saw the call.
-        Hook::ExternalOut | Hook::LoopbackOut => {
-            if here {
-                flow.action = Action::ToHost as u8;
-                flow.next_hop.ifindex = LOOPBACK;
-                reverse.hooks = Hook::LoopbackOut.bit();
-                return Ok(());
-            }
-            reverse.action = Action::ToHost as u8;
-        }
+/// The flow in `work` gets the address of `device`, and its replies come back by the same side of the node.
+#[inline(always)]
+fn masquerade<A: Family>(work: &mut Work<A>, device: &DeviceValue) -> Result<(), Reason> {
+    let Work { packet, flow, reverse, .. } = work;
+    flow.src = A::snat_address(device);
+    flow.action = Action::Masquerade as u8;
+    flow.other_hook = packet.tuple.hook;
+    reverse.action = Action::Masquerade as u8;
+    if flow.src == A::default() { Err(Reason::NoRoute) } else { Ok(()) }
+}
+
+/// What the node itself sends, where no socket hook saw the call, was routed already: it is redirected,
+/// with an address of the device that it leaves by.
+#[inline(always)]
+fn from_node<A, F, E>(frame: &F, env: &E, work: &mut Work<A>) -> Result<(), Reason>
+where
+    A: Family,
+    F: Frame,
+    E: Env<A>,
+{
+    let Work { place, packet, flow, reverse, other, .. } = &mut *work;
+    *other = packet.tuple;
+    other.dst = flow.dst;
+    other.dport = flow.dport;
+    let route = env.route(place.ifindex, other);
+    if let Route::Local = route {
+        flow.action = Action::ToHost as u8;
+        flow.next_hop.ifindex = LOOPBACK;
+        flow.other_hook = Hook::LoopbackOut as u8;
+        return Ok(());
     }
-    // Past the stack, with an address of the node, so that the reply comes back to us.
-    flow.action = Action::Forward as u8;
-    reverse.hooks = Hook::PodIn.bit() | Hook::ExternalIn.bit();
+    let device = env.device(route.ifindex());
+    flow.action = Action::Redirect as u8;
     flow.src = A::snat_address(&device);
-    if flow.src == A::default() {
-        return Err(Reason::NoRoute);
+    flow.other_hook = if device.role == DeviceRole::Workload as u8 {
+        Hook::PodIn as u8
+    } else {
+        Hook::ExternalIn as u8
+    };
+    // Replies re-enter where the request was to leave, addressed to that device.
+    reverse.action = Action::ToHost as u8;
+    if F::ETHERNET {
+        way_back(frame, &mut reverse.next_hop).ok_or(Reason::Inconsistent)?;
     }
+    reverse.next_hop.ifindex = place.ifindex;
     match route {
-        Route::Via(hop) => {
-            flow.next_hop = hop;
-            Ok(())
-        }
-        Route::Unresolved(ifindex) => {
-            flow.next_hop.ifindex = ifindex;
-            Ok(())
-        }
-        Route::Local | Route::None => Err(Reason::NoRoute),
+        Route::Via(hop) => flow.next_hop = hop,
+        Route::Unresolved(ifindex) => flow.next_hop.ifindex = ifindex,
+        Route::Local | Route::Unknown => return Err(Reason::NoRoute),
+    }
+    if flow.src == A::default() { Err(Reason::NoRoute) } else { Ok(()) }
+}
+
+/// The next hop of a shortcut along `route`: of device 0 where there is none, since the hop is not known to
+/// be plain or redirecting is not allowed.
+#[inline(always)]
+pub(crate) fn shortcut<A: Family, E: Env<A>>(env: &E, route: Route) -> NextHop {
+    match route {
+        Route::Via(hop) if env.may_redirect() && env.device(hop.ifindex).is_ethernet() => hop,
+        _ => NextHop { generation: env.generation(), ..NextHop::default() },
     }
 }
 

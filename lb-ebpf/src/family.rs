@@ -215,7 +215,7 @@ pub(crate) fn parse<A: Family, F: Frame>(frame: &F, into: &mut Packet<A>) -> Res
     }
     into.tuple.sport = u16::from_be(ports.sport);
     into.tuple.dport = u16::from_be(ports.dport);
-    into.tuple.pad = [0; 3];
+    into.tuple.pad = [0; 2];
     Ok(())
 }
 

@@ -9,6 +9,11 @@ use crate::checksum::{Delta, corrected};
 /// Offsets count from the first byte of the Ethernet header. Every access is checked against the
 /// packet's end; a failed access changes nothing.
 pub trait Frame {
+    /// Whether the packet begins with an Ethernet header. Where it does not, as on a tunnel, offsets count
+    /// as if there were one; nothing can be read from it, and what is written into it is lost until
+    /// [`open_header`](Self::open_header).
+    const ETHERNET: bool;
+
     /// The value at `at`, bytes in memory order; `None` when it does not lie wholly inside the part
     /// of the packet that can be read directly.
     fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T>;
@@ -37,6 +42,17 @@ pub trait Frame {
         }
         self.store(at, check)
     }
+
+    /// Lets the first `len` bytes be read directly, as far as the packet has them.
+    fn make_readable(&mut self, len: usize);
+
+    /// Payload of each of the packets that this one will be cut into before it leaves, in bytes; 0 when it
+    /// leaves as it is.
+    fn segment_size(&self) -> u32;
+
+    /// Makes room for an Ethernet header in a packet that has none, so that it can go to a device that
+    /// wants one. The last change but for the header's addresses.
+    fn open_header(&mut self) -> Option<()>;
 
     /// Keeps the first `keep` bytes and then makes room for `insert` bytes behind the Ethernet
     /// header.

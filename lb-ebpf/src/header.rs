@@ -207,6 +207,8 @@ pub struct IcmpError {
     pub rest: u32,
 }
 
+/// Offset of the octet with the data offset in a TCP header.
+pub const TCP_OFFSET: usize = 12;
 /// Offset of the checksum in a TCP header.
 pub const TCP_CHECK: usize = 16;
 /// Offset of the checksum in an SCTP header.

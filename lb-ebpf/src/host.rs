@@ -28,9 +28,13 @@ use crate::{
 pub struct MemoryFrame {
     /// The bytes from the Ethernet header on.
     pub bytes: Vec<u8>,
+    /// Payload of each segment that this is cut into; 0 for one packet.
+    pub segment_size: u32,
 }
 
 impl Frame for MemoryFrame {
+    const ETHERNET: bool = true;
+
     fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
         let bytes = self.bytes.get(at..at.checked_add(size_of::<T>())?)?;
         Some(bytemuck::pod_read_unaligned(bytes))
@@ -44,6 +48,16 @@ impl Frame for MemoryFrame {
 
     fn reaches(&self, len: usize) -> bool {
         self.bytes.len() >= len
+    }
+
+    fn make_readable(&mut self, _len: usize) {}
+
+    fn segment_size(&self) -> u32 {
+        self.segment_size
+    }
+
+    fn open_header(&mut self) -> Option<()> {
+        Some(())
     }
 
     fn reshape(&mut self, keep: usize, insert: usize) -> Option<()> {
@@ -199,6 +213,10 @@ impl<A: Address> FlowSlot<A> for MemoryFlow<A> {
     fn set_next_hop(&self, next_hop: NextHop) {
         self.0.set(FlowValue { next_hop, ..self.0.get() });
     }
+
+    fn set_road_port(&self, road_port: u16) {
+        self.0.set(FlowValue { road_port, ..self.0.get() });
+    }
 }
 
 /// A node in memory: everything that is not in a map or the packet.
@@ -211,9 +229,17 @@ pub struct MemoryEnv<A: Address> {
     /// Constants.
     pub settings: Settings,
     /// Generation of next hops.
-    pub generation: u32,
+    pub generation: u16,
+    /// Whether packets may not be redirected past the stack.
+    pub stack_only: bool,
+    /// Whether the node has routing rules by source address.
+    pub source_rules: bool,
+    /// Devices out of which XDP may send.
+    pub transmitters: Vec<u32>,
     /// Routes by destination address; others have none.
     pub routes: HashMap<A, Route>,
+    /// Routes by source and destination address, which come before the others.
+    pub source_routes: HashMap<(A, A), Route>,
     /// Devices.
     pub devices: HashMap<u32, DeviceValue>,
     /// Packets that connected sockets of the node wait for.
@@ -239,12 +265,25 @@ impl<A: Address> Env<A> for MemoryEnv<A> {
         self.settings
     }
 
-    fn generation(&self) -> u32 {
+    fn generation(&self) -> u16 {
         self.generation
     }
 
+    fn may_redirect(&self) -> bool {
+        !self.stack_only
+    }
+
+    fn routes_by_source(&self) -> bool {
+        self.source_rules
+    }
+
     fn route(&self, _ifindex: u32, tuple: &FlowKey<A>) -> Route {
-        self.routes.get(&tuple.dst).copied().unwrap_or(Route::None)
+        let by_source = self.source_routes.get(&(tuple.src, tuple.dst));
+        by_source.or_else(|| self.routes.get(&tuple.dst)).copied().unwrap_or(Route::Unknown)
+    }
+
+    fn transmits(&self, ifindex: u32) -> bool {
+        self.transmitters.contains(&ifindex)
     }
 
     fn device(&self, ifindex: u32) -> DeviceValue {

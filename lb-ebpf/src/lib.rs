@@ -23,6 +23,7 @@ extern crate std;
 mod affinity;
 pub mod checksum;
 mod crc32c;
+mod errors;
 mod establish;
 mod family;
 pub mod frame;

@@ -12,15 +12,24 @@ pub struct Place {
     pub ifindex: u32,
     /// The hook.
     pub hook: Hook,
+    /// Whether a bridge of the node passes the frame on by its Ethernet address: the node itself neither
+    /// sent nor routed it.
+    pub bridged: bool,
 }
 
 impl Default for Place {
     fn default() -> Self {
-        Self { ifindex: 0, hook: Hook::PodIn }
+        Self::new(Hook::PodIn, 0)
     }
 }
 
 impl Place {
+    /// At `hook` of the device `ifindex`.
+    #[inline(always)]
+    pub const fn new(hook: Hook, ifindex: u32) -> Self {
+        Self { ifindex, hook, bridged: false }
+    }
+
     /// The hook by the name that flow entries give it: XDP and tc serve the same flows.
     #[inline(always)]
     pub(crate) const fn flow_hook(&self) -> Hook {
@@ -38,6 +47,13 @@ impl Place {
     #[inline(always)]
     pub(crate) const fn is_xdp(&self) -> bool {
         matches!(self.hook, Hook::Xdp)
+    }
+
+    /// Whether packets that are seen here may take the shortcut: only what comes from outside. What pods
+    /// send goes by the stack, where policies see it.
+    #[inline(always)]
+    pub(crate) const fn has_shortcut(&self) -> bool {
+        matches!(self.hook, Hook::ExternalIn | Hook::Xdp)
     }
 }
 
@@ -57,6 +73,8 @@ pub struct Work<A> {
     pub reverse: FlowValue<A>,
     /// The key of the other entry of the pair.
     pub other: FlowKey<A>,
+    /// The key of an entry that is removed.
+    pub scratch: FlowKey<A>,
     /// The frontend of a packet that starts a flow.
     pub frontend: FrontendValue,
     /// The slots from which its backend is chosen.

@@ -39,14 +39,16 @@ pub(crate) fn is_ping<A: Answer, F: Frame>(frame: &F) -> bool {
 /// RFC 4443 §2.4).
 #[inline(always)]
 pub(crate) fn has_one_sender<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>) -> bool {
-    let to_one = frame.load(0).is_some_and(|to: MacAddr| to.octets[0] & 1 == 0);
+    let to_one = !F::ETHERNET || frame.load(0).is_some_and(|to: MacAddr| to.octets[0] & 1 == 0);
     to_one && packet.tuple.src.is_one()
 }
 
 /// Turns the packet into its answer; `None` when the kernel refuses a change.
 #[inline(always)]
 pub(crate) fn answer<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> Option<()> {
-    rewrite::turn_round(frame)?;
+    if F::ETHERNET {
+        rewrite::turn_round(frame)?;
+    }
     if packet.is_tcp() {
         reset(frame, packet)
     } else if packet.is_sctp() && !packet.opens() {
@@ -134,7 +136,9 @@ fn unreachable_port<A: Answer, F: Frame>(frame: &mut F, packet: &Packet<A>) -> O
     let icmp_at = A::TRANSPORT;
     let inserted = ip_len + size_of::<IcmpError>();
     frame.reshape(A::TRANSPORT + length, inserted)?;
-    frame.store(ETH_TYPE, A::ETHERTYPE.to_be())?;
+    if F::ETHERNET {
+        frame.store(ETH_TYPE, A::ETHERTYPE.to_be())?;
+    }
     let payload = size_of::<IcmpError>() + ip_len + length;
     let pseudo = A::write_outer_header(frame, &packet.tuple, payload)?;
     let [kind, code] = A::PORT_UNREACHABLE;
@@ -187,6 +191,10 @@ pub trait Answer: Family {
     /// Type of an echo request.
     const ECHO_REQUEST: u8;
 
+    /// Whether an ICMP message of this type is an error about a packet that it quotes: of IPv4 destination
+    /// unreachable, time exceeded, parameter problem; of IPv6 also packet too big.
+    fn is_error(kind: u8) -> bool;
+
     /// Whether this is the address of one sender: neither of a group nor unspecified.
     fn is_one(&self) -> bool;
 
@@ -224,6 +232,11 @@ mod family {
     impl Answer for Addr4 {
         const PORT_UNREACHABLE: [u8; 2] = [3, 3];
         const ECHO_REQUEST: u8 = 8;
+
+        #[inline(always)]
+        fn is_error(kind: u8) -> bool {
+            matches!(kind, 3 | 11 | 12)
+        }
 
         /// Class D, class E with the limited broadcast, and "this network" are not (RFC 1122
         /// §3.2.1.3); the broadcasts of networks cannot be told.
@@ -283,6 +296,11 @@ mod family {
     impl Answer for Addr6 {
         const PORT_UNREACHABLE: [u8; 2] = [1, 4];
         const ECHO_REQUEST: u8 = 128;
+
+        #[inline(always)]
+        fn is_error(kind: u8) -> bool {
+            matches!(kind, 1..=4)
+        }
 
         #[inline(always)]
         fn is_one(&self) -> bool {

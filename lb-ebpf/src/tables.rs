@@ -66,6 +66,9 @@ pub trait FlowSlot<A: Address> {
 
     /// Replaces the cached next hop.
     fn set_next_hop(&self, next_hop: NextHop);
+
+    /// Says that the flow has second legs now, under this port of the client.
+    fn set_road_port(&self, port: u16);
 }
 
 /// Why a flow was not added.
@@ -89,10 +92,20 @@ pub trait Env<A: Address> {
     fn settings(&self) -> Settings;
 
     /// The current generation of next hops; never 0.
-    fn generation(&self) -> u32;
+    fn generation(&self) -> u16;
+
+    /// Whether packets may be redirected past the stack, as the agent last said.
+    fn may_redirect(&self) -> bool;
+
+    /// Whether the node has routing rules that look at the source address.
+    fn routes_by_source(&self) -> bool;
 
     /// The way to `tuple.dst` for a packet that is seen on device `ifindex`.
     fn route(&self, ifindex: u32, tuple: &FlowKey<A>) -> Route;
+
+    /// Whether XDP may send frames out of another device than that which they came in by: whether its driver
+    /// transmits them.
+    fn transmits(&self, ifindex: u32) -> bool;
 
     /// What is known of a device; all zero for one that is not known.
     fn device(&self, ifindex: u32) -> DeviceValue;
@@ -118,8 +131,9 @@ pub enum Route {
     Via(NextHop),
     /// By this device; the neighbour is not known yet.
     Unresolved(u32),
-    /// Nowhere.
-    None,
+    /// The look-up does not say: there is no route, forwarding is off, or the route has an encapsulation.
+    /// Only the stack knows.
+    Unknown,
 }
 
 impl Route {
@@ -129,7 +143,7 @@ impl Route {
         match self {
             Self::Via(hop) => hop.ifindex,
             Self::Unresolved(ifindex) => *ifindex,
-            Self::Local | Self::None => 0,
+            Self::Local | Self::Unknown => 0,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What an existing flow means for its next packet.
 
-use lb_common::{Address, BackendValue, FlowKey, Hook, LAST_SEEN_GRAIN, Seen};
+use lb_common::{Address, BackendValue, FlowKey, FlowValue, Hook, LAST_SEEN_GRAIN, Seen};
 
 use crate::{
     packet::{Packet, Work},
@@ -93,32 +93,37 @@ pub(crate) fn make_way<A: Address, T: Tables<A>, E: Env<A>>(
     env: &E,
     work: &mut Work<A>,
 ) {
-    let Work { packet, flow, other, .. } = work;
+    let Work { place, packet, flow, other, scratch, .. } = work;
     let tuple = &packet.tuple;
-    tuple.write_reversed(other);
+    tuple.write_reversed(place.hook.opposite() as u8, other);
     let Some(slot) = tables.flow(other) else { return };
     *flow = slot.value();
     if flow.reverse == 0 {
         return;
     }
+    // The forward entry, whose key goes to `scratch`.
+    flow.write_other_key(tuple.proto, scratch);
+    let Some(slot) = tables.flow(scratch) else {
+        tables.remove_flow(other);
+        return;
+    };
+    *flow = slot.value();
     flow.write_other_key(tuple.proto, other);
     let over = if packet.is_udp() {
-        is_left(tables, env, other)
+        is_left(env, flow.last_seen)
     } else {
         is_finished(tables, flow.seen, other)
     };
     if over {
-        tables.remove_flow(other);
-        tuple.write_reversed(other);
-        tables.remove_flow(other);
+        remove(tables, scratch, flow, other);
     }
 }
 
-/// Whether the client of a UDP flow, whose forward entry is `key`, sends nothing on it any more.
+/// Whether the client of a UDP flow, which used it last at `last_seen`, sends nothing on it any more.
 #[inline(always)]
-fn is_left<A: Address, T: Tables<A>, E: Env<A>>(tables: &T, env: &E, key: &FlowKey<A>) -> bool {
+fn is_left<A: Address, E: Env<A>>(env: &E, last_seen: u32) -> bool {
     let in_use = UDP_IN_USE.wrapping_mul(env.settings().hz).wrapping_add(LAST_SEEN_GRAIN);
-    tables.flow(key).is_none_or(|slot| env.now().wrapping_sub(slot.value().last_seen) > in_use)
+    env.now().wrapping_sub(last_seen) > in_use
 }
 
 /// Whether a UDP flow that the client left idle is over: never answered, or idle on both sides for
@@ -139,10 +144,28 @@ fn is_idle<A: Address, T: Tables<A>>(
     }
 }
 
-/// Removes both entries of the flow in `work`, which is a forward entry.
-#[inline(always)]
+/// Removes the flow whose forward entry is in `work`.
+#[inline(never)]
 pub(crate) fn remove_pair<A: Address, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
-    work.flow.write_other_key(work.packet.tuple.proto, &mut work.other);
-    tables.remove_flow(&work.packet.tuple);
-    tables.remove_flow(&work.other);
+    let Work { packet, flow, other, .. } = work;
+    remove(tables, &packet.tuple, flow, other);
+}
+
+/// Removes every entry of the flow with this forward entry, that one first; `key` is memory.
+#[inline(always)]
+fn remove<A: Address, T: Tables<A>>(
+    tables: &T,
+    forward: &FlowKey<A>,
+    flow: &FlowValue<A>,
+    key: &mut FlowKey<A>,
+) {
+    tables.remove_flow(forward);
+    flow.write_other_key(forward.proto, key);
+    tables.remove_flow(key);
+    if let Some([on, back]) = flow.second_legs(forward) {
+        *key = on;
+        tables.remove_flow(key);
+        *key = back;
+        tables.remove_flow(key);
+    }
 }

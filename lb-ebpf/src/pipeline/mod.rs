@@ -1,17 +1,22 @@
 //! The way of one packet through the datapath, stage by stage.
 
 mod new_flow;
+mod road;
 
-use lb_common::{Action, Class, DeviceRole, Hook, NextHop, Reason};
+use lb_common::{Action, FlowValue, Hook, Reason};
 
+pub(crate) use self::road::first_leg;
 use crate::{
+    errors,
+    establish::LOOPBACK,
     family::parse,
     frame::Frame,
     frontend::{is_vip, may_be_vip},
+    header::{ETH_LEN, TCP_OFFSET, Udp},
     packet::{Packet, Place, Work},
     refuse::{self, Answer},
     rewrite,
-    tables::{Env, FlowSlot, Route, Tables},
+    tables::{Env, FlowSlot, Tables},
     track,
     verdict::{Decision, Verdict},
 };
@@ -37,24 +42,17 @@ where
     // The rarer stages are functions of their own, called one after the other: nested or inlined,
     // their variables would not fit the stack together.
     let mut step = match parse::<A, F>(frame, &mut work.packet) {
-        Ok(()) => match known(tables, env, place, work) {
-            Some(step) => step,
-            // Most of what a node carries is not ours: it shall not even cost a call.
-            None => {
-                let may_be_ours = may_be_vip(tables, &work.packet.tuple.dst);
-                let step = if may_be_ours {
-                    new_flow::unknown(tables, env, work)
-                } else {
-                    Step::pass(Reason::NotService)
-                };
-                if matches!(step.reason, Reason::NotService)
-                    && track::may_collide(&work.packet, place.hook, may_be_ours)
-                {
-                    track::make_way(tables, env, work);
-                }
-                step
+        Ok(()) => {
+            work.packet.tuple.hook = place.flow_hook() as u8;
+            match known(frame, tables, env, place, work) {
+                Some(step) => step,
+                None => strange(tables, env, place, work),
             }
-        },
+        }
+        Err(reason) if place.is_xdp() => return Decision::pass(reason),
+        Err(Reason::Icmp) if errors::is_one::<A, F>(frame) => {
+            errors::turn_back(frame, tables, env, work)
+        }
         Err(reason @ (Reason::Icmp | Reason::OtherProtocol))
             if may_be_vip(tables, &work.packet.tuple.dst)
                 && is_unserved(frame, tables, reason, work) =>
@@ -67,19 +65,36 @@ where
         step = new_flow::recall(tables, env, work);
     }
     if let Next::Draft = step.next {
-        step = new_flow::draft(frame, env, work);
+        step = new_flow::draft(frame, tables, env, work);
     }
     if let Next::Insert = step.next {
         step = new_flow::insert(tables, env, work);
+        if work.flow.action == MASQUERADE
+            && matches!(step.next, Next::Apply)
+            && !(place.has_shortcut() && is_open(frame, &work.packet, &work.flow))
+        {
+            step.next = Next::Road;
+        }
+    }
+    if let Next::Road = step.next {
+        step = first_leg(tables, env, work, step.reason);
+    }
+    if let Next::Exit = step.next {
+        road::choose_exit(tables, env, work);
+        step.next = Next::Apply;
     }
     // One place each where a packet is rewritten, whatever led there: inlined code is stack.
     let decision = match step.next {
-        Next::Pass | Next::Recall | Next::Draft | Next::Insert => Decision::pass(step.reason),
         Next::Drop => Decision::drop(step.reason),
         Next::Apply => apply(frame, work, step.reason),
-        Next::Refuse => refused(frame, env, place.is_xdp(), &work.packet, step.reason),
+        Next::Refuse => refused(frame, env, &work.packet, step.reason),
+        Next::Turned => Decision::new(Verdict::Stack, step.reason),
+        Next::TurnedToHost => {
+            Decision { ifindex: LOOPBACK, verdict: Verdict::ToHost, reason: step.reason }
+        }
+        _ => Decision::pass(step.reason),
     };
-    let edited = matches!(decision.reason.class(), Class::Translate);
+    let edited = matches!(step.next, Next::Apply);
     let flow = if edited { Some(&work.flow) } else { None };
     env.observe(place.hook, &work.packet.tuple, decision.reason, flow);
     decision
@@ -88,15 +103,15 @@ where
 /// What a stage comes to.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Step {
-    next: Next,
-    reason: Reason,
+pub(crate) struct Step {
+    pub(crate) next: Next,
+    pub(crate) reason: Reason,
 }
 
 /// What remains to be done with the packet.
 #[derive(Clone, Copy)]
 #[repr(u8)]
-enum Next {
+pub(crate) enum Next {
     /// Leave it and let it go on.
     Pass,
     /// Discard it.
@@ -107,115 +122,218 @@ enum Next {
     Draft,
     /// Put the drafted flow into the map.
     Insert,
+    /// Take the road, of which this is the first leg.
+    Road,
+    /// Find the device by which this reply leaves, and rewrite it.
+    Exit,
     /// Rewrite it as its flow entry says.
     Apply,
     /// Answer it.
     Refuse,
+    /// It was rewritten already: an error about a packet of a flow.
+    Turned,
+    /// The same, and it goes back up the stack.
+    TurnedToHost,
 }
 
 impl Step {
     #[inline(always)]
-    const fn new(next: Next, reason: Reason) -> Self {
+    pub(crate) const fn new(next: Next, reason: Reason) -> Self {
         Self { next, reason }
     }
 
     #[inline(always)]
-    const fn pass(reason: Reason) -> Self {
+    pub(crate) const fn pass(reason: Reason) -> Self {
         Self::new(Next::Pass, reason)
     }
 
     #[inline(always)]
-    const fn drop(reason: Reason) -> Self {
+    pub(crate) const fn drop(reason: Reason) -> Self {
         Self::new(Next::Drop, reason)
     }
 }
 
 /// A packet of an existing flow; `None` when there is none, or none that goes on.
 #[inline(always)]
-fn known<A, T, E>(tables: &T, env: &E, place: Place, work: &mut Work<A>) -> Option<Step>
+fn known<A, F, T, E>(
+    frame: &F,
+    tables: &T,
+    env: &E,
+    place: Place,
+    work: &mut Work<A>,
+) -> Option<Step>
 where
     A: Answer,
+    F: Frame,
     T: Tables<A>,
     E: Env<A>,
 {
     let slot = tables.flow(&work.packet.tuple)?;
     work.flow = slot.value();
-    if !work.flow.applies_at(place.flow_hook()) {
-        return Some(Step::pass(Reason::OtherHook));
+    let reason = if work.flow.reverse == 0 { Reason::Forward } else { Reason::Reply };
+    // The first leg counted the packet.
+    if work.flow.second != 0 {
+        return Some(Step::new(leaving(env, place, work.flow.reverse), reason));
     }
     let now = env.now();
     if work.flow.reverse == 0 && track::starts_afresh(tables, env, work, now) {
+        if place.is_xdp() {
+            return Some(Step::pass(Reason::LeftToTc));
+        }
         track::remove_pair(tables, work);
         return None;
     }
-    let Work { packet, flow, other, .. } = work;
-    if flow.action == FORWARD {
-        // A frame that XDP redirects into a pod's link is lost unless the pod's end happens to have
-        // what takes it up; tc delivers to any.
-        if place.is_xdp()
-            && flow.next_hop.ifindex != place.ifindex
-            && env.device(flow.next_hop.ifindex).role != DeviceRole::External as u8
-        {
-            return Some(Step::pass(Reason::LeftToTc));
-        }
-        if flow.next_hop.generation != env.generation() {
-            if place.is_xdp() {
-                return Some(Step::pass(Reason::LeftToTc));
+    let action = work.flow.action;
+    let next = match action {
+        MASQUERADE if takes_shortcut(frame, tables, env, place, work) => Next::Apply,
+        _ if place.is_xdp() => return Some(Step::pass(Reason::LeftToTc)),
+        MASQUERADE => Next::Road,
+        REDIRECT => {
+            if work.flow.next_hop.generation != env.generation() && !road::renew(tables, env, work)
+            {
+                return Some(Step::drop(Reason::NoRoute));
             }
-            other.src = flow.src;
-            other.dst = flow.dst;
-            other.sport = flow.sport;
-            other.dport = flow.dport;
-            other.proto = packet.tuple.proto;
-            other.pad = [0; 3];
-            // The kernel sends this one, which also makes it probe a neighbour that we would
-            // otherwise use unseen for ever; the next ones use what it finds.
-            match env.route(place.ifindex, other) {
-                Route::Via(hop) => {
-                    slot.set_next_hop(hop);
-                    flow.next_hop = NextHop { generation: 0, ..hop };
-                }
-                Route::Unresolved(ifindex) => {
-                    flow.next_hop = NextHop { ifindex, ..NextHop::default() };
-                }
-                Route::Local | Route::None => return Some(Step::drop(Reason::NoRoute)),
-            }
+            Next::Apply
         }
-        if packet.hop_limit <= 1 {
-            return Some(Step::drop(Reason::HopLimit));
-        }
-    } else if place.is_xdp() {
-        return Some(Step::pass(Reason::LeftToTc));
-    }
+        _ => leaving(env, place, work.flow.reverse),
+    };
+    let Work { packet, flow, .. } = work;
     slot.touch(flow.seen | packet.shows(), now, u64::from(packet.len));
     tables.count_backend(flow.backend, 0, 1, u64::from(packet.len));
-    let reason = if flow.reverse == 0 { Reason::Forward } else { Reason::Reply };
-    Some(Step::new(Next::Apply, reason))
+    Some(Step::new(next, reason))
 }
 
-const FORWARD: u8 = Action::Forward as u8;
-const TO_HOST: u8 = Action::ToHost as u8;
+/// What remains to be done with a packet that the stack has routed: where rules of the node look at source
+/// addresses, a reply must leave as they say for the address that it is about to get.
+#[inline(always)]
+fn leaving<A: Answer, E: Env<A>>(env: &E, place: Place, reverse: u8) -> Next {
+    let by_source =
+        matches!(place.hook, Hook::ExternalOut) && reverse != 0 && env.routes_by_source();
+    if by_source { Next::Exit } else { Next::Apply }
+}
 
-/// Applies the flow entry in `work` to its packet. A forwarded packet whose next hop has no generation
-/// leaves it to the kernel to find the neighbour.
+/// Whether this packet of a masqueraded flow takes the shortcut; its next hop is up to date then.
+///
+/// The first packet in each generation of next hops goes by the road: so the kernel uses the neighbour too,
+/// and notices when it is gone.
+#[inline(always)]
+fn takes_shortcut<A, F, T, E>(
+    frame: &F,
+    tables: &T,
+    env: &E,
+    place: Place,
+    work: &mut Work<A>,
+) -> bool
+where
+    A: Answer,
+    F: Frame,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    if !place.has_shortcut() || !F::ETHERNET {
+        return false;
+    }
+    if work.flow.next_hop.generation != env.generation() {
+        if !place.is_xdp() {
+            road::find_shortcut(tables, env, work);
+        }
+        return false;
+    }
+    let to = work.flow.next_hop.ifindex;
+    if place.is_xdp() && to != place.ifindex && !env.transmits(to) {
+        return false;
+    }
+    is_open(frame, &work.packet, &work.flow)
+}
+
+/// Whether the shortcut of a flow, whose next hop is up to date, is open to this packet: it fits, and it is
+/// not for us to tell its sender that its hop limit is used up.
+#[inline(always)]
+fn is_open<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>, flow: &FlowValue<A>) -> bool {
+    flow.next_hop.ifindex != 0
+        && packet.hop_limit > 1
+        && (packet.len <= u32::from(flow.next_hop.mtu)
+            || fits_in_segments(frame, packet, u32::from(flow.next_hop.mtu)))
+}
+
+/// Whether a packet that is too large will be cut into segments that fit.
+#[inline(always)]
+fn fits_in_segments<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>, mtu: u32) -> bool {
+    let segment = frame.segment_size();
+    if segment == 0 {
+        return false;
+    }
+    let transport = if packet.is_udp() {
+        size_of::<Udp>()
+    } else {
+        match frame.load::<u8>(A::TRANSPORT + TCP_OFFSET) {
+            Some(offset) => usize::from(offset >> 4) * 4,
+            None => return false,
+        }
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "header lengths")]
+    let headers = (A::TRANSPORT - ETH_LEN + transport) as u32;
+    headers + segment <= mtu
+}
+
+/// A packet of no flow.
+#[inline(always)]
+fn strange<A, T, E>(tables: &T, env: &E, place: Place, work: &mut Work<A>) -> Step
+where
+    A: Answer,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    // Most of what a node carries is not ours: it shall not even cost a call.
+    let may_be_ours = may_be_vip(tables, &work.packet.tuple.dst);
+    if place.is_xdp() {
+        // XDP starts no flow: it sees neither what the frame's device took off it, nor what only the
+        // stack knows.
+        let reason = if may_be_ours { Reason::LeftToTc } else { Reason::NotService };
+        return Step::pass(reason);
+    }
+    let step = if may_be_ours {
+        new_flow::unknown(tables, env, work)
+    } else {
+        Step::pass(Reason::NotService)
+    };
+    if matches!(step.reason, Reason::NotService)
+        && track::may_collide(&work.packet, place.hook, may_be_ours)
+    {
+        track::make_way(tables, env, work);
+    }
+    step
+}
+
+const STACK: u8 = Action::Stack as u8;
+const MASQUERADE: u8 = Action::Masquerade as u8;
+const TO_HOST: u8 = Action::ToHost as u8;
+const REDIRECT: u8 = Action::Redirect as u8;
+
+/// Applies the flow entry in `work` to its packet. One that is redirected and whose next hop has no
+/// generation leaves it to the kernel to find the neighbour.
 #[inline(always)]
 fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> Decision {
     let flow = &work.flow;
-    // Where we forward past the stack, we are the router.
-    let hops = u8::from(flow.action == FORWARD);
+    // On the shortcut we are the router.
+    let hops = u8::from(flow.action == MASQUERADE);
     if rewrite::translate(frame, flow, &work.packet, hops).is_none() {
         return Decision::drop(Reason::RewriteFailed);
     }
-    let verdict = match flow.action {
-        FORWARD if flow.next_hop.generation == 0 => Verdict::RedirectNeighbour,
+    if flow.action == STACK {
+        return Decision::new(Verdict::Stack, reason);
+    }
+    if frame.open_header().is_none() {
+        return Decision::drop(Reason::RewriteFailed);
+    }
+    let verdict = if flow.action == REDIRECT && flow.next_hop.generation == 0 {
+        Verdict::RedirectNeighbour
+    } else {
         // To the node too: its stack takes only what is addressed to the device where it enters.
-        FORWARD | TO_HOST => {
-            if rewrite::address(frame, &flow.next_hop).is_none() {
-                return Decision::drop(Reason::RewriteFailed);
-            }
-            if flow.action == FORWARD { Verdict::Redirect } else { Verdict::ToHost }
+        if rewrite::address(frame, &flow.next_hop).is_none() {
+            return Decision::drop(Reason::RewriteFailed);
         }
-        _ => Verdict::Stack,
+        if flow.action == TO_HOST { Verdict::ToHost } else { Verdict::Redirect }
     };
     Decision { ifindex: flow.next_hop.ifindex, verdict, reason }
 }
@@ -238,28 +356,20 @@ where
     }
     packet.tuple.sport = 0;
     packet.tuple.dport = 0;
-    packet.tuple.pad = [0; 3];
+    packet.tuple.hook = work.place.flow_hook() as u8;
+    packet.tuple.pad = [0; 2];
     packet.tcp_flags = 0;
     is_vip(tables, &packet.tuple.dst)
 }
 
 /// Answers a packet that cannot be served.
 #[inline(never)]
-fn refused<A, F, E>(
-    frame: &mut F,
-    env: &E,
-    xdp: bool,
-    packet: &Packet<A>,
-    reason: Reason,
-) -> Decision
+fn refused<A, F, E>(frame: &mut F, env: &E, packet: &Packet<A>, reason: Reason) -> Decision
 where
     A: Answer,
     F: Frame,
     E: Env<A>,
 {
-    if xdp {
-        return Decision::pass(Reason::LeftToTc);
-    }
     if packet.is_reset() {
         return Decision::drop(Reason::StrayReset);
     }

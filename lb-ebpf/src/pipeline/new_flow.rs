@@ -2,7 +2,7 @@
 
 use lb_common::{Class, FlowValue, FrontendKind, FrontendValue, Hook, Reason};
 
-use super::{FORWARD, Next, Step};
+use super::{Next, Step};
 use crate::{
     affinity,
     establish::{self, Refusal},
@@ -23,8 +23,8 @@ where
     E: Env<A>,
 {
     let place = work.place;
-    // What is sent to a pod was decided where it came from.
-    if matches!(place.hook, Hook::PodOut) {
+    // What is sent to a pod was decided where it came from, and what a bridge passes on is nobody's here.
+    if matches!(place.hook, Hook::PodOut) || place.bridged {
         return Step::pass(Reason::NotService);
     }
     let Work { packet, flow, other, frontend, set, .. } = work;
@@ -35,7 +35,8 @@ where
         Found::Frontend => {}
     }
     // A loopback address is for the node's own clients; the stack discards what others send there.
-    if matches!(place.hook, Hook::ExternalIn | Hook::Xdp | Hook::PodIn) && tuple.dst.is_loopback() {
+    let arrives = matches!(place.hook, Hook::ExternalIn | Hook::PodIn);
+    if arrives && tuple.dst.is_loopback() {
         return Step::pass(Reason::NotService);
     }
     if !packet.is_udp() && !packet.opens() {
@@ -45,10 +46,13 @@ where
     // the port of a frontend is no socket's.
     if packet.is_udp()
         && frontend.is_external()
-        && matches!(place.hook, Hook::ExternalIn | Hook::Xdp)
+        && matches!(place.hook, Hook::ExternalIn)
         && env.is_awaited(tuple)
     {
         return Step::pass(Reason::HostSocket);
+    }
+    if arrives && (!tuple.src.is_one() || tuple.src.is_loopback()) {
+        return Step::drop(Reason::BadSource);
     }
     *set = set_for(frontend, Client::at(place.hook));
     if let Some(reason) = objection(tables, frontend, set, &tuple.src) {
@@ -90,13 +94,14 @@ const fn chosen<A>(flow: &mut FlowValue<A>, backend: Option<u32>) -> Step {
 
 /// The backend is chosen: where its flow leads.
 #[inline(never)]
-pub(super) fn draft<A, F, E>(frame: &F, env: &E, work: &mut Work<A>) -> Step
+pub(super) fn draft<A, F, T, E>(frame: &F, tables: &T, env: &E, work: &mut Work<A>) -> Step
 where
     A: Answer,
     F: Frame,
+    T: Tables<A>,
     E: Env<A>,
 {
-    match establish::draft(frame, env, work) {
+    match establish::draft(frame, tables, env, work) {
         Ok(()) => Step::new(Next::Insert, Reason::NewFlow),
         Err(reason) => Step::drop(reason),
     }
@@ -117,14 +122,6 @@ where
     }
     if work.frontend.affinity != 0 {
         affinity::remember(tables, env, &work.client, work.flow.backend);
-    }
-    let forward = work.flow.action == FORWARD;
-    if work.place.is_xdp() && (!forward || work.flow.next_hop.generation == 0) {
-        // The flow exists now: tc finds it and does what XDP cannot.
-        return Step::pass(Reason::LeftToTc);
-    }
-    if forward && work.packet.hop_limit <= 1 {
-        return Step::drop(Reason::HopLimit);
     }
     Step::new(Next::Apply, Reason::NewFlow)
 }

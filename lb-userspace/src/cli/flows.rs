@@ -8,7 +8,7 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-use lb_common::{Action, HOOKS, Hook, Seen, names, proto};
+use lb_common::{Action, Hook, Seen, names, proto};
 use serde::Serialize;
 
 use super::{
@@ -46,7 +46,8 @@ pub struct Query {
 /// One direction of one connection.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct FlowRow {
-    /// `forward`, `reply` or `socket`.
+    /// `forward`, `reply` or `socket`; with `-leg-2` where the source is replaced as packets leave, which the
+    /// entry before does only for those that take the shortcut.
     pub direction: &'static str,
     /// Protocol by name.
     pub protocol: String,
@@ -62,11 +63,11 @@ pub struct FlowRow {
     pub service: String,
     /// Backend id.
     pub backend: u32,
-    /// Hooks at which the entry applies.
-    pub hooks: Vec<&'static str>,
+    /// The hook at which the entry applies.
+    pub hook: &'static str,
     /// The program on that hook which rewrites.
-    pub program: String,
-    /// Where packets go: `stack`, `forward` or `to-host`.
+    pub program: &'static str,
+    /// Where packets go: `stack`, `masquerade`, `to-host` or `redirect`.
     pub action: &'static str,
     /// What both directions have shown so far.
     pub state: &'static str,
@@ -97,21 +98,29 @@ pub fn select(snapshot: &Snapshot, query: &Query) -> Flows {
         ids.as_ref().is_none_or(|ids| ids.contains(&service))
             && query.family.is_none_or(|family| (family == FamilyArg::V4) == v4)
     };
-    let by_key: HashMap<Tuple, &Flow> =
-        snapshot.flows.iter().map(|flow| (flow.key, flow)).collect();
+    let by_key: HashMap<At, &Flow> =
+        snapshot.flows.iter().map(|flow| ((flow.key, flow.hook), flow)).collect();
+    // The second leg of a direction translates back what the other direction's entry is for.
+    let second_legs: HashMap<At, &Flow> = snapshot
+        .flows
+        .iter()
+        .filter(|flow| flow.second)
+        .map(|flow| (other_key(flow), flow))
+        .collect();
     let mut heads: Vec<(&Flow, Option<&Flow>)> = snapshot
         .flows
         .iter()
         .filter(|flow| wanted(flow.service, flow.key.src.is_ipv4()))
         .filter_map(|flow| {
-            let other = by_key.get(&flow.translated.reversed()).copied();
+            let other = by_key.get(&other_key(flow)).copied();
             // A pair stands under its forward entry; an entry alone stands for itself.
-            let leads = !flow.reverse || other.is_none();
+            let leads = other.is_none() || !flow.reverse && !flow.second;
             leads.then_some((flow, other))
         })
         .collect();
     heads.sort_by_key(|(flow, other)| {
-        (Reverse(flow.packets + other.map_or(0, |other| other.packets)), flow.key)
+        let packets = u64::from(flow.packets) + other.map_or(0, |other| u64::from(other.packets));
+        (Reverse(packets), flow.key)
     });
     let mut socks: Vec<&Sock> = snapshot
         .socks
@@ -125,22 +134,34 @@ pub fn select(snapshot: &Snapshot, query: &Query) -> Flows {
     let mut rows = Vec::new();
     for (flow, other) in heads.iter().take(limit) {
         let state = state(flow, *other);
-        rows.push(row(snapshot, query, flow, state));
-        rows.extend(other.map(|other| row(snapshot, query, other, state)));
+        for entry in [Some(*flow), *other].into_iter().flatten() {
+            rows.push(row(snapshot, query, entry, state));
+            let leg = second_legs.get(&other_key(entry)).filter(|_| entry.road_port != 0);
+            rows.extend(leg.map(|leg| row(snapshot, query, leg, state)));
+        }
     }
     let left = limit.saturating_sub(heads.len());
     rows.extend(socks.iter().take(left).map(|sock| sock_row(snapshot, query, sock)));
     Flows { matching, shown: matching.min(limit), rows }
 }
 
+/// What finds an entry: addresses and ports, and the hook.
+type At = (Tuple, Option<Hook>);
+
+/// The key of the other entry of a flow's pair.
+fn other_key(flow: &Flow) -> At {
+    (flow.translated.reversed(), flow.other_hook)
+}
+
 fn row(snapshot: &Snapshot, query: &Query, flow: &Flow, state: &'static str) -> FlowRow {
-    let hooks: Vec<Hook> =
-        HOOKS.iter().copied().filter(|hook| flow.hooks & hook.bit() != 0).collect();
-    let programs: Vec<_> =
-        hooks.iter().map(|hook| program(*hook, flow.action, query.xdp)).collect();
     let BackendId(backend) = flow.backend;
     FlowRow {
-        direction: if flow.reverse { "reply" } else { "forward" },
+        direction: match (flow.reverse, flow.second) {
+            (false, false) => "forward",
+            (false, true) => "forward-leg-2",
+            (true, false) => "reply",
+            (true, true) => "reply-leg-2",
+        },
         protocol: ProtoName(flow.key.proto).to_string(),
         source: flow.key.src.to_string(),
         destination: flow.key.dst.to_string(),
@@ -148,12 +169,12 @@ fn row(snapshot: &Snapshot, query: &Query, flow: &Flow, state: &'static str) -> 
         new_destination: flow.translated.dst.to_string(),
         service: snapshot.service_name(flow.service),
         backend,
-        hooks: hooks.iter().map(|hook| hook.name()).collect(),
-        program: programs.join("+"),
+        hook: flow.hook.map_or("unknown", Hook::name),
+        program: flow.hook.map_or("unknown", |hook| program(hook, flow.action, query.xdp)),
         action: flow.action.map_or("unknown", Action::name),
         state,
         age: age(query.clock, flow.last_seen),
-        packets: Some(flow.packets),
+        packets: Some(u64::from(flow.packets)),
         bytes: Some(flow.bytes),
     }
 }
@@ -176,8 +197,8 @@ fn sock_row(snapshot: &Snapshot, query: &Query, sock: &Sock) -> FlowRow {
         new_destination: sock.backend_addr.to_string(),
         service: snapshot.service_name(sock.service),
         backend,
-        hooks: vec![Hook::Socket.name()],
-        program: program.to_owned(),
+        hook: Hook::Socket.name(),
+        program,
         action: Action::Stack.name(),
         state: "connected",
         age: age(query.clock, sock.last_seen),
@@ -191,7 +212,7 @@ fn program(hook: Hook, action: Option<Action>, xdp: bool) -> &'static str {
     match hook {
         Hook::PodIn => names::LB_POD_IN,
         Hook::PodOut => names::LB_POD_OUT,
-        Hook::ExternalIn if xdp && action == Some(Action::Forward) => names::LB_XDP_IN,
+        Hook::ExternalIn if xdp && action == Some(Action::Masquerade) => names::LB_XDP_IN,
         Hook::ExternalIn => names::LB_EXT_IN,
         Hook::ExternalOut => names::LB_EXT_OUT,
         Hook::LoopbackOut => names::LB_LO_OUT,
@@ -246,15 +267,16 @@ pub fn table(flows: &Flows) -> String {
             Some(source) => format!("{source} → {}", row.new_destination),
             None => format!("→ {}", row.new_destination),
         };
-        let mark = if row.direction == "reply" { "└ " } else { "" };
+        let mark =
+            if row.direction == "forward" || row.direction == "socket" { "" } else { "└ " };
         table.row([
             row.protocol.clone(),
             format!("{mark}{} → {}", row.source, row.destination),
             becomes,
             row.service.clone(),
             row.backend.to_string(),
-            row.program.clone(),
-            row.hooks.join("+"),
+            row.program.to_owned(),
+            row.hook.to_owned(),
             row.action.to_owned(),
             row.state.to_owned(),
             row.age.map_or("-".to_owned(), span),

@@ -140,8 +140,11 @@ fn flows() -> Vec<Flow> {
         service: ServiceId(1),
         last_seen: 1000,
         seen,
-        hooks: Hook::ExternalIn.bit(),
-        action: Some(Action::Forward),
+        hook: Some(Hook::ExternalIn),
+        other_hook: Some(Hook::ExternalIn),
+        road_port: 0,
+        second: false,
+        action: Some(Action::Masquerade),
         reverse: false,
         packets: 7,
         bytes: 2048,
@@ -162,7 +165,7 @@ fn flows() -> Vec<Flow> {
         Seen::PACKET | Seen::ACK,
     );
     let local = Flow {
-        hooks: Hook::ExternalIn.bit(),
+        other_hook: Some(Hook::ExternalOut),
         action: Some(Action::Stack),
         packets: 9,
         ..forward(
@@ -173,7 +176,8 @@ fn flows() -> Vec<Flow> {
         )
     };
     let local_reply = Flow {
-        hooks: Hook::ExternalOut.bit(),
+        hook: Some(Hook::ExternalOut),
+        other_hook: Some(Hook::ExternalIn),
         action: Some(Action::Stack),
         ..reply(&local, Seen::PACKET | Seen::ACK)
     };

@@ -70,14 +70,20 @@ pub struct Flow {
     pub last_seen: u32,
     /// Bits of [`lb_common::Seen`].
     pub seen: u8,
-    /// Hooks at which the entry applies.
-    pub hooks: u8,
+    /// The hook at which the entry applies.
+    pub hook: Option<Hook>,
+    /// The hook of the other entry of the pair.
+    pub other_hook: Option<Hook>,
+    /// The client's port between both legs of the road; 0 where there are none.
+    pub road_port: u16,
+    /// Whether this is the second leg of its direction.
+    pub second: bool,
     /// Where packets go.
     pub action: Option<Action>,
     /// Whether this is the entry of the replies.
     pub reverse: bool,
     /// Packets so far.
-    pub packets: u64,
+    pub packets: u32,
     /// Bytes of those packets.
     pub bytes: u64,
 }
@@ -136,7 +142,10 @@ impl Flow {
             service,
             last_seen: value.last_seen,
             seen: value.seen,
-            hooks: value.hooks,
+            hook: Hook::from_u8(key.hook),
+            other_hook: Hook::from_u8(value.other_hook),
+            road_port: value.road_port,
+            second: value.second != 0,
             action: Action::from_u8(value.action),
             reverse: value.reverse != 0,
             packets: value.packets,

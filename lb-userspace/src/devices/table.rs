@@ -81,7 +81,8 @@ fn value(device: &Device, state: &NodeState) -> DeviceValue {
         snat4: snat4.map(Addr4::from).unwrap_or_default(),
         snat6: snat6.map(Addr6::from).unwrap_or_default(),
         role: device.role as u8,
-        pad: [0; 3],
+        ethernet: 1,
+        pad: [0; 2],
     }
 }
 
@@ -89,7 +90,7 @@ fn value(device: &Device, state: &NodeState) -> DeviceValue {
 #[derive(Debug)]
 pub struct Generation {
     table: Table<u32, Runtime>,
-    now: u32,
+    now: u16,
 }
 
 impl Generation {
@@ -112,7 +113,8 @@ impl Generation {
     pub fn bump(&mut self) -> Result<(), TableError> {
         // Zero is what an entry has that was never resolved.
         self.now = self.now.checked_add(1).unwrap_or(1);
-        self.table.put(&0, &Runtime { generation: self.now, pad: 0 })
+        let flags = Runtime::SHORTCUT;
+        self.table.put(&0, &Runtime { generation: self.now, flags, ..Runtime::default() })
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Terms<'a> {
 struct Doomed<A> {
     /// Pairs, by the key of the forward entry: a slice may meet a pair twice.
     pairs: BTreeMap<FlowKey<A>, Pair<A>>,
+    /// Second legs of those pairs.
+    legs: Vec<Entry<A>>,
     orphans: Vec<Entry<A>>,
 }
 
@@ -93,7 +95,7 @@ where
                 suspects.push((*key, *value));
             }
         })?;
-        let mut doomed = Doomed { pairs: BTreeMap::new(), orphans: Vec::new() };
+        let mut doomed = Doomed { pairs: BTreeMap::new(), legs: Vec::new(), orphans: Vec::new() };
         for (key, value) in suspects {
             self.judge(&key, &value, terms, &mut doomed, removed)?;
         }
@@ -109,9 +111,13 @@ where
         doomed: &mut Doomed<A>,
         removed: &mut Removed,
     ) -> Result<(), TableError> {
-        let other_key = value.translated(key.proto).reversed();
+        let other_key = value.other_key(key.proto);
         let pair = self.table.get(&other_key)?;
-        let pair = pair.filter(|other| other.translated(key.proto).reversed() == *key);
+        // A second leg goes with its pair; alone, when that is gone.
+        if value.second != 0 && pair.is_some_and(|other| other.road_port != 0) {
+            return Ok(());
+        }
+        let pair = pair.filter(|other| other.other_key(key.proto) == *key);
         let gone = key.proto != proto::TCP && terms.gone.contains(&value.backend);
         let Some(other) = pair else {
             if gone || terms.now.since(value.last_seen) > ORPHAN.saturating_mul(terms.hz) {
@@ -125,6 +131,9 @@ where
         if gone || over {
             let (first, second) =
                 if value.reverse == 0 { (*key, other_key) } else { (other_key, *key) };
+            for leg in forward.second_legs(&first).into_iter().flatten() {
+                doomed.legs.extend(self.table.get(&leg)?.map(|value| (leg, value)));
+            }
             let met_before = doomed.pairs.insert(first, (*forward, (second, *reverse))).is_some();
             if !met_before {
                 *match (gone, A::FAMILY) {
@@ -152,7 +161,7 @@ where
             let _was_there = remove(&(key, forward))?;
             let _was_there = remove(&reverse)?;
         }
-        self.orphans.iter().try_for_each(|orphan| remove(orphan).map(drop))
+        self.legs.iter().chain(&self.orphans).try_for_each(|entry| remove(entry).map(drop))
     }
 }
 

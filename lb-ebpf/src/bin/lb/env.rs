@@ -14,13 +14,14 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    Addr4, Addr6, Address, DeviceValue, FlowKey, FlowValue, Hook, NextHop, Reason, Settings,
+    Addr4, Addr6, Address, DeviceValue, FlowKey, FlowValue, Hook, NextHop, Reason, Runtime,
+    Settings, XdpDevice,
 };
 use lb_ebpf::{Env, Route, limit::Bucket};
 
 use crate::{
     SETTINGS,
-    maps::{LB_DEVICES, LB_RUNTIME},
+    maps::{LB_DEVICES, LB_RUNTIME, LB_XDP_DEVICES},
     trace,
 };
 
@@ -50,8 +51,18 @@ macro_rules! env {
             }
 
             #[inline(always)]
-            fn generation(&self) -> u32 {
+            fn generation(&self) -> u16 {
                 LB_RUNTIME.get(0).map_or(0, |runtime| runtime.generation)
+            }
+
+            #[inline(always)]
+            fn may_redirect(&self) -> bool {
+                LB_RUNTIME.get(0).is_some_and(|now| now.flags & Runtime::SHORTCUT != 0)
+            }
+
+            #[inline(always)]
+            fn routes_by_source(&self) -> bool {
+                LB_RUNTIME.get(0).is_some_and(|now| now.flags & Runtime::SOURCE_RULES != 0)
             }
 
             #[inline(always)]
@@ -67,6 +78,13 @@ macro_rules! env {
                     Some(device) => *device,
                     None => DeviceValue::default(),
                 }
+            }
+
+            #[inline(always)]
+            fn transmits(&self, ifindex: u32) -> bool {
+                LB_XDP_DEVICES.get(XdpDevice::slot(ifindex)).is_some_and(|device| {
+                    device.ifindex == ifindex && device.flags & XdpDevice::TRANSMITS != 0
+                })
             }
 
             #[inline(always)]
@@ -108,9 +126,9 @@ static LB_FIB: PerCpuArray<FibLookup, 1> = PerCpuArray::new();
 
 // Not inlined: several call sites.
 #[inline(never)]
-fn route4<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr4>, generation: u32) -> Route {
+fn route4<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr4>, generation: u16) -> Route {
     let Some(fib) = request(ifindex, to, AF_INET) else {
-        return Route::None;
+        return Route::Unknown;
     };
     fib.__bindgen_anon_3.ipv4_src = to.src.words()[0];
     fib.__bindgen_anon_4.ipv4_dst = to.dst.words()[0];
@@ -118,9 +136,9 @@ fn route4<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr4>, generation
 }
 
 #[inline(never)]
-fn route6<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr6>, generation: u32) -> Route {
+fn route6<C: EbpfContext>(ctx: &C, ifindex: u32, to: &FlowKey<Addr6>, generation: u16) -> Route {
     let Some(fib) = request(ifindex, to, AF_INET6) else {
-        return Route::None;
+        return Route::Unknown;
     };
     // The kernel takes a packet from ::1 for one that is never forwarded; ours will leave with
     // another source.
@@ -150,8 +168,9 @@ fn request<A: Address>(
     fib.l4_protocol = to.proto;
     fib.sport = to.sport.to_be();
     fib.dport = to.dport.to_be();
-    // No total length: a segmented packet is larger than the MTU and still leaves in parts.
-    fib.__bindgen_anon_1.tot_len = 0;
+    // A length that fits everywhere: whether a packet does, each one is asked for itself. With one given,
+    // the kernel tells the MTU of the route, what it learnt of it included.
+    fib.__bindgen_anon_1.tot_len = 1;
     fib.ifindex = ifindex;
     fib.__bindgen_anon_2.flowinfo = 0;
     fib.__bindgen_anon_5.tbid = 0;
@@ -159,7 +178,7 @@ fn request<A: Address>(
 }
 
 #[inline(always)]
-fn look_up<C: EbpfContext>(ctx: &C, fib: &mut FibLookup, generation: u32) -> Route {
+fn look_up<C: EbpfContext>(ctx: &C, fib: &mut FibLookup, generation: u16) -> Route {
     const SUCCESS: i64 = 0;
     const NOT_FORWARDED: i64 = 4;
     const NO_NEIGHBOUR: i64 = 7;
@@ -170,12 +189,14 @@ fn look_up<C: EbpfContext>(ctx: &C, fib: &mut FibLookup, generation: u32) -> Rou
         SUCCESS => Route::Via(NextHop {
             ifindex: fib.ifindex,
             generation,
+            // SAFETY: the kernel has written it in place of the length.
+            mtu: unsafe { fib.__bindgen_anon_1.mtu_result },
             dmac: lb_common::MacAddr { octets: fib.dmac },
             smac: lb_common::MacAddr { octets: fib.smac },
         }),
         NOT_FORWARDED => Route::Local,
         NO_NEIGHBOUR => Route::Unresolved(fib.ifindex),
-        _ => Route::None,
+        _ => Route::Unknown,
     }
 }
 

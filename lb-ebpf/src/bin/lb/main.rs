@@ -41,27 +41,48 @@ static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings {
 
 #[classifier]
 fn lb_pod_in(ctx: TcContext) -> i32 {
-    skb::run(&ctx, Hook::PodIn)
+    skb::run::<true>(&ctx, Hook::PodIn)
 }
 
 #[classifier]
 fn lb_pod_out(ctx: TcContext) -> i32 {
-    skb::run(&ctx, Hook::PodOut)
+    skb::run::<true>(&ctx, Hook::PodOut)
 }
 
 #[classifier]
 fn lb_ext_in(ctx: TcContext) -> i32 {
-    skb::run(&ctx, Hook::ExternalIn)
+    skb::run::<true>(&ctx, Hook::ExternalIn)
 }
 
 #[classifier]
 fn lb_ext_out(ctx: TcContext) -> i32 {
-    skb::run(&ctx, Hook::ExternalOut)
+    skb::run::<true>(&ctx, Hook::ExternalOut)
+}
+
+// The same at devices whose packets begin with their IP header: tunnels, mostly.
+#[classifier]
+fn lb_pod_in_l3(ctx: TcContext) -> i32 {
+    skb::run::<false>(&ctx, Hook::PodIn)
+}
+
+#[classifier]
+fn lb_pod_out_l3(ctx: TcContext) -> i32 {
+    skb::run::<false>(&ctx, Hook::PodOut)
+}
+
+#[classifier]
+fn lb_ext_in_l3(ctx: TcContext) -> i32 {
+    skb::run::<false>(&ctx, Hook::ExternalIn)
+}
+
+#[classifier]
+fn lb_ext_out_l3(ctx: TcContext) -> i32 {
+    skb::run::<false>(&ctx, Hook::ExternalOut)
 }
 
 #[classifier]
 fn lb_lo_out(ctx: TcContext) -> i32 {
-    skb::run(&ctx, Hook::LoopbackOut)
+    skb::run::<true>(&ctx, Hook::LoopbackOut)
 }
 
 #[xdp]

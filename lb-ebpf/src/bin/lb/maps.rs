@@ -13,7 +13,8 @@ use aya_ebpf::{
 use lb_common::{
     Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue,
     FlowKey, FlowValue, FrontendKey, FrontendValue, LAST_SEEN_GRAIN, NextHop, RANGE_SET_BITS,
-    RangeKey, Runtime, Schema, ServiceInfo, SockKey, SockValue, VIP_FILTER_WORDS,
+    RangeKey, Runtime, Schema, ServiceInfo, SockKey, SockValue, VIP_FILTER_WORDS, XDP_DEVICES,
+    XdpDevice,
 };
 use lb_ebpf::{FlowSlot, InsertError, Tables, Work};
 
@@ -52,6 +53,8 @@ static LB4_RANGES: LpmTrie<RangeKey<Addr4>, u32, 65536, NO_PREALLOC> = LpmTrie::
 static LB6_RANGES: LpmTrie<RangeKey<Addr6>, u32, 65536, NO_PREALLOC> = LpmTrie::new();
 #[btf_map]
 pub(crate) static LB_DEVICES: HashMap<u32, DeviceValue, 4096> = HashMap::new();
+#[btf_map]
+pub(crate) static LB_XDP_DEVICES: Array<XdpDevice, { XDP_DEVICES as usize }> = Array::new();
 #[btf_map]
 static LB_SERVICES: HashMap<u32, ServiceInfo, 65536, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -134,6 +137,12 @@ impl<A: Address> FlowSlot<A> for KernelFlow<A> {
         // SAFETY: as above. A reader on another CPU may see half of an update: it then sends one
         // packet to one of two neighbours that were both right a moment ago.
         unsafe { (*self.0).next_hop = next_hop };
+    }
+
+    #[inline(always)]
+    fn set_road_port(&self, port: u16) {
+        // SAFETY: as above; a single store.
+        unsafe { (*self.0).road_port = port };
     }
 }
 

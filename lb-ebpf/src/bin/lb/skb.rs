@@ -2,7 +2,10 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
-    helpers::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail},
+    helpers::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_head,
+        bpf_skb_change_tail,
+    },
     programs::TcContext,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -24,12 +27,29 @@ use crate::{
 /// Bytes that the library reads and writes directly: Ethernet, IPv6 and TCP headers.
 const HEADERS: u32 = 14 + 40 + 20;
 
-/// Runs the library on a packet at a tc hook.
+/// Runs the library on a packet at a tc hook, of a device with or without Ethernet headers.
 #[inline(always)]
-pub(crate) fn run(ctx: &TcContext, hook: Hook) -> i32 {
+pub(crate) fn run<const ETHERNET: bool>(ctx: &TcContext, hook: Hook) -> i32 {
     // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
-    let (ifindex, vlan) = unsafe { ((*ctx.skb.skb).ifindex, (*ctx.skb.skb).vlan_present) };
-    let decision = decide(ctx, Place { hook, ifindex }, vlan != 0);
+    let (ifindex, vlan, addressed) = unsafe {
+        let skb = ctx.skb.skb;
+        ((*skb).ifindex, (*skb).vlan_present, (*skb).pkt_type)
+    };
+    let is_ours = match hook {
+        Hook::ExternalIn => addressed == PACKET_HOST,
+        // A pod's gateway may be the bridge that its link is a port of.
+        Hook::PodIn => addressed == PACKET_HOST || addressed == PACKET_OTHERHOST,
+        _ => true,
+    };
+    let decision = if vlan != 0 {
+        // The tag stands beside the packet; it is for the VLAN's own device.
+        Decision::pass(Reason::NotIp)
+    } else if is_ours {
+        let bridged = matches!(hook, Hook::ExternalOut) && addressed == PACKET_OTHERHOST;
+        decide::<ETHERNET>(ctx, Place { hook, ifindex, bridged })
+    } else {
+        Decision::pass(Reason::OtherHost)
+    };
     count(hook, decision.reason);
     let to = decision.ifindex;
     match decision.verdict {
@@ -55,12 +75,12 @@ pub(crate) fn run(ctx: &TcContext, hook: Hook) -> i32 {
     }
 }
 
+/// Values of `pkt_type` (linux/if_packet.h): to the device's own address, and to another machine's.
+const PACKET_HOST: u32 = 0;
+const PACKET_OTHERHOST: u32 = 3;
+
 #[inline(always)]
-fn decide(ctx: &TcContext, place: Place, vlan: bool) -> Decision {
-    if vlan {
-        // The tag stands beside the packet; it is for the VLAN's own device.
-        return Decision::pass(Reason::NotIp);
-    }
+fn decide<const ETHERNET: bool>(ctx: &TcContext, place: Place) -> Decision {
     let len = ctx.len();
     let readable = (ctx.data_end() - ctx.data()) as u32;
     if readable < HEADERS && readable < len {
@@ -69,9 +89,15 @@ fn decide(ctx: &TcContext, place: Place, vlan: bool) -> Decision {
             return Decision::pass(Reason::Truncated);
         }
     }
-    let mut frame = SkbFrame { ctx, len, ipv6: false };
+    let mut frame = SkbFrame::<ETHERNET> { ctx, len, ipv6: false };
     let env = KernelEnv { ctx };
-    match frame.load::<u16>(header::ETH_TYPE).map(u16::from_be) {
+    let ethertype = if ETHERNET {
+        frame.load::<u16>(header::ETH_TYPE).map(u16::from_be)
+    } else {
+        // SAFETY: the kernel passes a valid context; the field holds 16 bits in network order.
+        Some(u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16))
+    };
+    match ethertype {
         Some(header::ETH_P_IP) => {
             // SAFETY: borrowed once, here.
             match unsafe { work4() } {
@@ -90,7 +116,7 @@ fn decide(ctx: &TcContext, place: Place, vlan: bool) -> Decision {
 
 /// IPv6, in a function of its own: beside IPv4's its variables would not fit the stack.
 #[inline(never)]
-fn decide6(frame: &mut SkbFrame<'_>, place: Place) -> Decision {
+fn decide6<const ETHERNET: bool>(frame: &mut SkbFrame<'_, ETHERNET>, place: Place) -> Decision {
     let env = KernelEnv { ctx: frame.ctx };
     // SAFETY: borrowed once, here.
     match unsafe { work6() } {
@@ -112,26 +138,63 @@ pub(crate) fn write_first(ctx: &TcContext, value: u64) -> Option<()> {
 }
 
 /// A socket buffer.
-struct SkbFrame<'a> {
+struct SkbFrame<'a, const ETHERNET: bool> {
     ctx: &'a TcContext,
     len: u32,
     ipv6: bool,
 }
 
-impl Frame for SkbFrame<'_> {
-    #[inline(always)]
-    fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
-        direct::load(self.ctx, at)
-    }
+impl<const ETHERNET: bool> SkbFrame<'_, ETHERNET> {
+    /// Octets that the packet lacks in front of its IP header.
+    const LACKS: usize = if ETHERNET { 0 } else { header::ETH_LEN };
+}
+
+impl<const ETHERNET: bool> Frame for SkbFrame<'_, ETHERNET> {
+    const ETHERNET: bool = ETHERNET;
 
     #[inline(always)]
+    fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
+        if at < Self::LACKS {
+            return None;
+        }
+        direct::load(self.ctx, at - Self::LACKS)
+    }
+
+    /// Where there was no Ethernet header it is written last, when there is one.
+    #[inline(always)]
     fn store<T: NoUninit>(&mut self, at: usize, value: T) -> Option<()> {
-        direct::store(self.ctx, at, value)
+        direct::store(self.ctx, if at < Self::LACKS { at } else { at - Self::LACKS }, value)
     }
 
     #[inline(always)]
     fn reaches(&self, len: usize) -> bool {
-        self.len as usize >= len
+        self.len as usize + Self::LACKS >= len
+    }
+
+    #[inline(always)]
+    fn make_readable(&mut self, len: usize) {
+        let wanted = (len - Self::LACKS) as u32;
+        // What cannot be had is found to be missing when it is read.
+        _ = self.ctx.pull_data(if self.len < wanted { self.len } else { wanted });
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
+        unsafe { (*self.ctx.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
+    fn open_header(&mut self) -> Option<()> {
+        if ETHERNET {
+            return Some(());
+        }
+        let ethertype = if self.ipv6 { header::ETH_P_IPV6 } else { header::ETH_P_IP };
+        // SAFETY: the context is the program's own.
+        if unsafe { bpf_skb_change_head(self.ctx.skb.skb, header::ETH_LEN as u32, 0) } != 0 {
+            return None;
+        }
+        direct::store(self.ctx, header::ETH_TYPE, ethertype.to_be())
     }
 
     /// The kernel's helper knows whether the checksum is complete, summed by the device or left to
@@ -149,7 +212,7 @@ impl Frame for SkbFrame<'_> {
         if optional && before == 0 {
             return Some(());
         }
-        let offset = at as u32;
+        let offset = (at - Self::LACKS) as u32;
         if delta.pseudo != 0 {
             let flags = flags | PSEUDO_HEADER;
             let to = u64::from(delta.pseudo);
@@ -194,7 +257,7 @@ impl Frame for SkbFrame<'_> {
         let skb = self.ctx.skb.skb;
         // SAFETY: the context is the program's own; the helpers check the lengths.
         unsafe {
-            if bpf_skb_change_tail(skb, keep as u32, 0) != 0 {
+            if bpf_skb_change_tail(skb, (keep - Self::LACKS) as u32, 0) != 0 {
                 return None;
             }
             if bpf_skb_adjust_room(skb, insert as i32, BETWEEN_MAC_AND_IP, 0) != 0 {

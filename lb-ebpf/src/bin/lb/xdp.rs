@@ -6,14 +6,18 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
-use lb_common::{Hook, Reason};
-use lb_ebpf::{Decision, Frame, Place, Verdict, header, process};
+use lb_common::{Hook, Reason, XdpDevice};
+use lb_ebpf::{
+    Decision, Frame, Place, Verdict,
+    header::{self, EthAddresses},
+    process,
+};
 
 use crate::{
     count::count,
     direct,
     env::KernelEnv,
-    maps::{KernelTables, work4, work6},
+    maps::{KernelTables, LB_XDP_DEVICES, work4, work6},
 };
 
 /// Runs the library on a frame at the XDP hook.
@@ -21,10 +25,13 @@ use crate::{
 #[expect(clippy::cast_sign_loss, reason = "actions are small positive numbers")]
 pub(crate) fn run(ctx: &XdpContext) -> xdp_action::Type {
     let ifindex = ctx.ingress_ifindex() as u32;
-    let place = Place { hook: Hook::Xdp, ifindex };
+    let place = Place::new(Hook::Xdp, ifindex);
     let mut frame = XdpFrame { ctx };
     let env = KernelEnv { ctx };
     let decision = match frame.load::<u16>(header::ETH_TYPE).map(u16::from_be) {
+        Some(header::ETH_P_IP | header::ETH_P_IPV6) if !is_ours(&frame, ifindex) => {
+            Decision::pass(Reason::OtherHost)
+        }
         Some(header::ETH_P_IP) => {
             // SAFETY: borrowed once, here.
             match unsafe { work4() } {
@@ -52,6 +59,20 @@ pub(crate) fn run(ctx: &XdpContext) -> xdp_action::Type {
     }
 }
 
+/// Whether a frame is addressed to the device that it arrived at: the kernel finds that out only later.
+#[inline(always)]
+fn is_ours(frame: &XdpFrame<'_>, ifindex: u32) -> bool {
+    // The last two octets of an address, in a word of which they are the first.
+    const LAST: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+    let Some(to) = frame.load::<EthAddresses>(0) else { return false };
+    let Some(device) = LB_XDP_DEVICES.get(XdpDevice::slot(ifindex)) else { return false };
+    let [owner, first, last]: [u32; 3] = bytemuck::cast(*device);
+    owner == ifindex
+        && device.flags & XdpDevice::RECEIVES != 0
+        && to.words[0] == first
+        && (to.words[1] ^ last) & LAST == 0
+}
+
 /// IPv6, in a function of its own: beside IPv4's its variables would not fit the stack.
 #[inline(never)]
 fn decide6(frame: &mut XdpFrame<'_>, place: Place) -> Decision {
@@ -70,6 +91,8 @@ struct XdpFrame<'a> {
 }
 
 impl Frame for XdpFrame<'_> {
+    const ETHERNET: bool = true;
+
     #[inline(always)]
     fn load<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
         direct::load(self.ctx, at)
@@ -88,6 +111,20 @@ impl Frame for XdpFrame<'_> {
         // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
         let (start, end) = unsafe { ((*self.ctx.ctx).data, (*self.ctx.ctx).data_end) };
         end.wrapping_sub(start) as usize >= len
+    }
+
+    #[inline(always)]
+    fn make_readable(&mut self, _len: usize) {}
+
+    /// What is cut later is no frame yet.
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn open_header(&mut self) -> Option<()> {
+        Some(())
     }
 
     /// Answers are tc's work.
