@@ -37,7 +37,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 20] = [
 ];
 const FRONTEND: &[&str] =
     &["service", "base", "len", "local_len", "ranges", "affinity", "kind", "local", "pad"];
-const BACKEND: &[&str] = &["addr", "port", "proto", "state", "service", "sets", "on_node", "pad"];
+const BACKEND: &[&str] = &["addr", "port", "proto", "state", "service", "sets", "location", "pad"];
 const FLOW_KEY: &[&str] = &["src", "dst", "sport", "dport", "proto", "pad"];
 const FLOW: &[&str] = &[
     "src",

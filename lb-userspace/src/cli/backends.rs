@@ -26,8 +26,8 @@ pub struct BackendRow {
     pub state: &'static str,
     /// The sets that it stands in: `cluster`, `local`, both, or `none`.
     pub sets: &'static str,
-    /// Whether it is on this node.
-    pub on_node: bool,
+    /// Where it is: `here` for this node, `elsewhere`, or `unknown`.
+    pub location: &'static str,
     /// Slots that name it: 0 when new connections do not get it.
     pub slots: usize,
     /// Flows that selected it.
@@ -69,7 +69,7 @@ pub fn rows(snapshot: &Snapshot, only: Option<&ServiceRef>) -> Vec<BackendRow> {
                 protocol: ProtoName(backend.proto).to_string(),
                 state: backend.state.name(),
                 sets: set_names(backend.sets),
-                on_node: backend.on_node,
+                location: backend.location.name(),
                 slots: slots.iter().filter(|slot| **slot == number).count(),
                 flows: stats.flows,
                 flows_of_service,
@@ -99,7 +99,7 @@ pub fn table(rows: &[BackendRow]) -> String {
             row.protocol.clone(),
             row.state.to_owned(),
             row.sets.to_owned(),
-            row.node().to_owned(),
+            row.location.to_owned(),
             row.slots.to_string(),
             row.flows.to_string(),
             percent(row.flows, row.flows_of_service),
@@ -108,13 +108,6 @@ pub fn table(rows: &[BackendRow]) -> String {
         ]);
     }
     table.to_string()
-}
-
-impl BackendRow {
-    /// Where it is, for people.
-    pub fn node(&self) -> &'static str {
-        if self.on_node { "this" } else { "other" }
-    }
 }
 
 #[cfg(test)]
@@ -127,11 +120,11 @@ mod tests {
         let snapshot = sample::vote();
         let vote = service_ref::find(&snapshot, "vote").unwrap();
         let expected = "\
-SERVICE            ID  ADDRESS             PROTO  STATE    SETS     NODE   SLOTS  FLOWS   SHARE  PACKETS     BYTES
-default/vote:http   1  10.244.0.2:8080     TCP    serving  cluster  other      1     18   60.0%      180  17.5 KiB
-default/vote:http   2  10.244.1.2:8080     TCP    serving  cluster  other      1     10   33.3%      100   9.7 KiB
-default/vote:http   3  10.244.1.3:8080     TCP    gone     none     other      0      2    6.7%       20   1.9 KiB
-default/vote:http   4  [fd00:244::2]:8080  TCP    serving  cluster  other      1     10  100.0%      100   9.7 KiB
+SERVICE            ID  ADDRESS             PROTO  STATE    SETS     NODE     SLOTS  FLOWS   SHARE  PACKETS     BYTES
+default/vote:http   1  10.244.0.2:8080     TCP    serving  cluster  unknown      1     18   60.0%      180  17.5 KiB
+default/vote:http   2  10.244.1.2:8080     TCP    serving  cluster  unknown      1     10   33.3%      100   9.7 KiB
+default/vote:http   3  10.244.1.3:8080     TCP    gone     none     unknown      0      2    6.7%       20   1.9 KiB
+default/vote:http   4  [fd00:244::2]:8080  TCP    serving  cluster  unknown      1     10  100.0%      100   9.7 KiB
 ";
         assert_eq!(table(&rows(&snapshot, Some(&vote))), expected);
         assert_eq!(rows(&snapshot, None).len(), 5);

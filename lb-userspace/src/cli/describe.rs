@@ -274,7 +274,7 @@ mod tests {
     fn described(name: &str) -> Description {
         let snapshot = sample::vote();
         let service = service_ref::find(&snapshot, name).unwrap();
-        describe(&snapshot, &service, Path::new("/sys/fs/bpf/lb/v2/maps"))
+        describe(&snapshot, &service, Path::new("/sys/fs/bpf/lb/v3/maps"))
     }
 
     #[test]
@@ -288,7 +288,7 @@ IP Families:  IPv4,IPv6
 IPs:          10.96.0.10,fd00:96::10
 External IPs: <none>
 Ingress:      <none>
-Maps:         /sys/fs/bpf/lb/v2/maps
+Maps:         /sys/fs/bpf/lb/v3/maps
 
 Port:         http  80:30000/TCP IPv4
 Service id:   1 (LB_SERVICES key 01 00 00 00)
@@ -301,13 +301,13 @@ Frontends:    LB4_FRONTENDS
   192.0.2.1:30000/TCP          NodePort   Cluster  2..4     -            c0 00 02 01 30 75 06 00
 Slots:        LB_SLOTS from key 02 00 00 00: backends 1 2
 Backends:     LB4_BACKENDS, counters LB_BACKEND_STAT
-  ID  ADDRESS          STATE    SETS     NODE   SLOTS  FLOWS  SHARE  PACKETS     BYTES  KEY
-   1  10.244.0.2:8080  serving  cluster  other      1     18  60.0%      180  17.5 KiB  01 00 00 00
-   2  10.244.1.2:8080  serving  cluster  other      1     10  33.3%      100   9.7 KiB  02 00 00 00
-   3  10.244.1.3:8080  gone     none     other      0      2   6.7%       20   1.9 KiB  03 00 00 00
+  ID  ADDRESS          STATE    SETS     NODE     SLOTS  FLOWS  SHARE  PACKETS     BYTES  KEY
+   1  10.244.0.2:8080  serving  cluster  unknown      1     18  60.0%      180  17.5 KiB  01 00 00 00
+   2  10.244.1.2:8080  serving  cluster  unknown      1     10  33.3%      100   9.7 KiB  02 00 00 00
+   3  10.244.1.3:8080  gone     none     unknown      0      2   6.7%       20   1.9 KiB  03 00 00 00
 ";
         assert!(text.starts_with(begins), "{text}");
-        let command = "\n  bpftool map lookup pinned /sys/fs/bpf/lb/v2/maps/LB4_FRONTENDS \
+        let command = "\n  bpftool map lookup pinned /sys/fs/bpf/lb/v3/maps/LB4_FRONTENDS \
                        key hex 0a 60 00 0a 50 00 06 00\n";
         assert!(text.contains(command), "{text}");
     }
@@ -316,7 +316,7 @@ Backends:     LB4_BACKENDS, counters LB_BACKEND_STAT
     fn policies_affinity_and_source_ranges_are_shown() {
         let mut snapshot = sample::shop();
         let service = service_ref::find(&snapshot, "shop").unwrap();
-        let maps = Path::new("/sys/fs/bpf/lb/v2/maps");
+        let maps = Path::new("/sys/fs/bpf/lb/v3/maps");
         let description = describe(&snapshot, &service, maps);
         let begins = "\
 Name:         shop
@@ -326,7 +326,7 @@ IP Families:  IPv4
 IPs:          10.96.0.20
 External IPs: 203.0.113.7
 Ingress:      198.51.100.7
-Maps:         /sys/fs/bpf/lb/v2/maps
+Maps:         /sys/fs/bpf/lb/v3/maps
 
 Port:         <unset>  80:30001/TCP IPv4
 Service id:   1 (LB_SERVICES key 01 00 00 00)
@@ -341,9 +341,9 @@ Frontends:    LB4_FRONTENDS
   203.0.113.7:80/TCP   ExternalIP    Local    0..2   2..3         cb 00 71 07 50 00 06 00
 Slots:        LB_SLOTS from key 00 00 00 00: backends 1 2, local 2
 Backends:     LB4_BACKENDS, counters LB_BACKEND_STAT
-  ID  ADDRESS          STATE    SETS           NODE   SLOTS  FLOWS  SHARE  PACKETS  BYTES  KEY
-   1  10.244.0.2:8080  serving  cluster        other      1      0      -        0    0 B  01 00 00 00
-   2  10.244.0.3:8080  serving  cluster,local  this       2      0      -        0    0 B  02 00 00 00
+  ID  ADDRESS          STATE    SETS           NODE       SLOTS  FLOWS  SHARE  PACKETS  BYTES  KEY
+   1  10.244.0.2:8080  serving  cluster        elsewhere      1      0      -        0    0 B  01 00 00 00
+   2  10.244.0.3:8080  serving  cluster,local  here           2      0      -        0    0 B  02 00 00 00
 ";
         let shown = text(&description, true);
         assert!(shown.starts_with(begins), "{shown}");
@@ -352,7 +352,7 @@ Backends:     LB4_BACKENDS, counters LB_BACKEND_STAT
         let json = serde_json::to_value(&description).unwrap();
         assert_eq!(json["ingress"], serde_json::json!(["198.51.100.7"]));
         assert_eq!(json["ports"][0]["backend_entries"][1]["sets"], "cluster,local");
-        assert_eq!(json["ports"][0]["backend_entries"][1]["on_node"], true);
+        assert_eq!(json["ports"][0]["backend_entries"][1]["location"], "here");
 
         snapshot.contents.ranges.clear();
         let shown = text(&describe(&snapshot, &service, maps), false);

@@ -306,7 +306,7 @@ mod tests {
             let implied = [names::LB_SCHEMA, names::LB_RUNTIME].contains(&map);
             assert!(implied || text.contains(map), "{map} in\n{text}");
         }
-        assert!(text.starts_with("ABI 2, object 0000000000000000, generation 7\n"), "{text}");
+        assert!(text.starts_with("ABI 3, object 0000000000000000, generation 7\n"), "{text}");
         assert!(text.contains("\n       0: 0 0 1 2 4\n"), "{text}");
         assert!(text.contains("10.96.0.10 (any other port)  Marker"), "{text}");
     }

@@ -140,7 +140,7 @@ pub fn row(op: &Op) -> OpRow {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{BackendState, FrontendValue, proto};
+    use lb_common::{BackendState, FrontendValue, Location, proto};
 
     use super::*;
     use crate::plan::{Backend, BackendId, Frontend, ServiceId};
@@ -154,7 +154,7 @@ mod tests {
             state: BackendState::Gone,
             service: ServiceId(3),
             sets: 0,
-            on_node: false,
+            location: Location::Unknown,
         };
         let json = serde_json::to_value(row(&Op::PutBackend(BackendId(7), backend))).unwrap();
         assert_eq!(json["op"], "put-backend");

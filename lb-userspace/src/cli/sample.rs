@@ -2,7 +2,7 @@
 
 use lb_common::{
     Action, BackendSets, BackendState, BackendStats, Family, FrontendKind, FrontendValue, Hook,
-    Seen, ServiceInfo, proto,
+    Location, Seen, ServiceInfo, proto,
 };
 
 use super::snapshot::{Affinity, Flow, Snapshot, Sock, Tuple};
@@ -34,7 +34,8 @@ pub(crate) fn vote() -> Snapshot {
             BackendState::Serving => BackendSets::CLUSTER,
             BackendState::Free | BackendState::Gone => 0,
         };
-        let backend = Backend { addr, port, proto, state, service, sets, on_node: false };
+        let backend =
+            Backend { addr, port, proto, state, service, sets, location: Location::Unknown };
         let _none = contents.backends.insert(BackendId(id), backend);
     }
     contents.slots = vec![0, 0, 1, 2, 4];
@@ -85,12 +86,13 @@ pub(crate) fn shop() -> Snapshot {
     let info = ServiceInfo::new("default", "shop", "", proto::TCP, Family::V4).unwrap();
     let _none = contents.services.insert(ServiceId(1), info);
     let sets = BackendSets::CLUSTER;
-    for (id, host, sets, on_node) in [(1, 2, sets, false), (2, 3, sets | BackendSets::LOCAL, true)]
+    for (id, host, sets, location) in
+        [(1, 2, sets, Location::Elsewhere), (2, 3, sets | BackendSets::LOCAL, Location::Here)]
     {
         let (addr, state, service) =
             ([10, 244, 0, host].into(), BackendState::Serving, ServiceId(1));
         let backend =
-            Backend { addr, port: 8080, proto: proto::TCP, state, service, sets, on_node };
+            Backend { addr, port: 8080, proto: proto::TCP, state, service, sets, location };
         let _none = contents.backends.insert(BackendId(id), backend);
     }
     contents.slots = vec![1, 2, 2];

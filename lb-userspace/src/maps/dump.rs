@@ -130,10 +130,10 @@ impl Dump<'_> {
         let service = self.service(backend.service.0);
         let state = backend.state.name();
         let sets = crate::plan::set_names(backend.sets);
-        let place = if backend.on_node { " here" } else { "" };
+        let place = backend.location.name();
         match self.with_ids {
-            true => format!("{id}: {addr}/{proto} {state} {sets}{place} {service}"),
-            false => format!("{addr}/{proto} {state} {sets}{place} {service}"),
+            true => format!("{id}: {addr}/{proto} {state} {sets} {place} {service}"),
+            false => format!("{addr}/{proto} {state} {sets} {place} {service}"),
         }
     }
 

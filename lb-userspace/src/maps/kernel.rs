@@ -9,7 +9,7 @@ use std::{io, path::Path};
 use bytemuck::Pod;
 use lb_common::{
     Addr4, Addr6, Address, BackendState, BackendValue, Family, FrontendKey, FrontendValue,
-    ServiceInfo, names,
+    Location, ServiceInfo, names,
 };
 
 use super::{
@@ -269,10 +269,10 @@ fn delete<K: Pod, V: Pod>(
 
 fn backend_entry<A: Address>(op: &Op) -> Option<(u32, BackendValue<A>)> {
     let Op::PutBackend(id, backend) = op else { return None };
-    let &Backend { addr, port, proto, state, service, sets, on_node } = backend;
+    let &Backend { addr, port, proto, state, service, sets, location } = backend;
     let addr = A::from_ip(addr)?;
-    let (state, service, on_node) = (state as u8, service.0, u8::from(on_node));
-    Some((id.0, BackendValue { addr, port, proto, state, service, sets, on_node, pad: 0 }))
+    let (state, service, location) = (state as u8, service.0, location as u8);
+    Some((id.0, BackendValue { addr, port, proto, state, service, sets, location, pad: 0 }))
 }
 
 fn range_entry<K: LpmKey>(op: &Op) -> Option<(K, u32)> {
@@ -308,9 +308,12 @@ pub(super) fn backend<A: Address>(
     if state == BackendState::Free {
         return None;
     }
-    let &BackendValue { addr, port, proto, state: _, service, sets, on_node, pad: _ } = value;
-    let (addr, service, on_node) = (addr.ip(), ServiceId(service), on_node != 0);
-    let backend = Backend { addr, port, proto, state, service, sets, on_node };
+    let &BackendValue { addr, port, proto, state: _, service, sets, location, pad: _ } = value;
+    let (addr, service) = (addr.ip(), ServiceId(service));
+    // A number that means nothing, which only damage can cause, reads as what the next comparison
+    // with the wanted entry puts right.
+    let location = Location::from_u8(location).unwrap_or_default();
+    let backend = Backend { addr, port, proto, state, service, sets, location };
     Some((BackendId(id), backend))
 }
 

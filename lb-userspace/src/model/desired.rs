@@ -5,7 +5,7 @@
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use ipnet::IpNet;
-use lb_common::Family;
+use lb_common::{Family, Location};
 
 use super::object::{ObjectName, TrafficPolicy};
 
@@ -60,8 +60,8 @@ pub struct DesiredBackend {
     pub addr: IpAddr,
     /// Its port.
     pub port: u16,
-    /// Whether it is on this node.
-    pub on_node: bool,
+    /// Where it is.
+    pub location: Location,
     /// Whether it is a member of the cluster set.
     pub cluster: bool,
     /// Whether it is a member of the local set. Not every member of the local set is one of the

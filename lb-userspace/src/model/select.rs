@@ -5,7 +5,7 @@
 
 use std::{cmp::Reverse, net::IpAddr, sync::Arc};
 
-use lb_common::Family;
+use lb_common::{Family, Location};
 
 use super::{
     desired::DesiredBackend,
@@ -15,7 +15,7 @@ use super::{
 /// Where the agent is.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Here {
-    /// The name of its node.
+    /// The name of its node; empty when the agent does not know it.
     pub(super) node: Arc<str>,
     /// The zone of its node, if that says so.
     pub(super) zone: Option<Arc<str>>,
@@ -40,6 +40,9 @@ struct Place {
     on_node: bool,
     by_node: Hint,
     by_zone: Hint,
+    /// Whether it is known to be on another node. Last, for it makes nothing nearer: of entries
+    /// that are alike otherwise, the one that says where counts.
+    elsewhere: bool,
 }
 
 /// What a hint says to the clients of this node.
@@ -105,7 +108,7 @@ impl Candidates {
             .map(|c| DesiredBackend {
                 addr: c.addr,
                 port: c.port,
-                on_node: c.place.on_node,
+                location: c.place.location(),
                 cluster: member(c, any_ready) && (!any_ready || meant(c)),
                 local: c.place.on_node && member(c, any_ready_here),
             })
@@ -133,6 +136,16 @@ impl Candidates {
     }
 }
 
+impl Place {
+    const fn location(self) -> Location {
+        match self {
+            Self { on_node: true, .. } => Location::Here,
+            Self { elsewhere: true, .. } => Location::Elsewhere,
+            Self { .. } => Location::Unknown,
+        }
+    }
+}
+
 impl Here {
     fn place(&self, endpoint: &Endpoint) -> Place {
         let hint = |names: &[Arc<str>], ours: Option<&Arc<str>>| match names {
@@ -144,10 +157,12 @@ impl Here {
             Some(hints) => (&*hints.nodes, &*hints.zones),
             None => (&[][..], &[][..]),
         };
+        let named = endpoint.node.as_ref().filter(|_| !self.node.is_empty());
         Place {
-            on_node: endpoint.node.as_ref() == Some(&self.node),
+            on_node: named.is_some_and(|node| *node == self.node),
             by_node: hint(nodes, Some(&self.node)),
             by_zone: hint(zones, self.zone.as_ref()),
+            elsewhere: named.is_some_and(|node| *node != self.node),
         }
     }
 }

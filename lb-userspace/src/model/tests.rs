@@ -1,6 +1,6 @@
 //! Who gets which endpoints, which Service gets which address, and what is told about it.
 
-use lb_common::proto;
+use lb_common::{Location, proto};
 
 use super::*;
 
@@ -151,6 +151,33 @@ fn an_endpoint_is_local_by_the_exact_name_of_its_node_only() {
         &[1, 2, 3, 4, 5],
         &[1],
     );
+}
+
+/// The datapath masquerades by it, so what no slice says is not guessed.
+#[test]
+fn a_backend_is_where_its_slice_says() {
+    let none: &[&str] = &[];
+    let rows: [Row; 3] = [
+        (1, "rs", Some("n1"), none, none),
+        (2, "rs", Some("n2"), none, none),
+        (3, "rs", None, none, none),
+    ];
+    let located = |node: &str, slices: &[&[Row]]| {
+        let mut model = Model::new();
+        model.set_node_name(node);
+        let web = service("web", 0, |service| service.vip4 = vip(1));
+        let slices = slices.iter().zip(["a", "b"]).map(|(rows, of)| slice(of, "web", rows));
+        let _touched = model.apply(slices.chain([web]));
+        backends(&model, "web").iter().map(|backend| backend.location).collect::<Vec<_>>()
+    };
+    let (unknown, here, elsewhere) = (Location::Unknown, Location::Here, Location::Elsewhere);
+    assert_eq!(located("n1", &[&rows]), [here, elsewhere, unknown]);
+    assert_eq!(located("n2", &[&rows]), [elsewhere, here, unknown]);
+    assert_eq!(located("", &[&rows]), [unknown; 3], "an agent that does not know where it is");
+    // Of two entries for one address, the one that says where it is counts.
+    let unnamed: [Row; 2] = [(1, "rs", None, none, none), (2, "rs", None, none, none)];
+    assert_eq!(located("n1", &[&rows, &unnamed]), [here, elsewhere, unknown]);
+    assert_eq!(located("n1", &[&unnamed, &rows]), [here, elsewhere, unknown]);
 }
 
 /// TOP-1, TOP-2, TOP-3, TOP-4, TOP-5, TOP-6, TOP-8, TOP-11, TP-13.

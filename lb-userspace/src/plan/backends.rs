@@ -83,7 +83,7 @@ impl Build<'_> {
                 service,
                 sets: u8::from(want.cluster) * BackendSets::CLUSTER
                     + u8::from(want.local) * BackendSets::LOCAL,
-                on_node: want.on_node,
+                location: want.location,
             };
             // It leaves a set only when no frontend leads to it there any more.
             let before = backends.get(id.0 as usize).copied().flatten();

@@ -7,8 +7,8 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use lb_common::{
-    BackendSets, BackendState, Family, FrontendKey, FrontendKind, FrontendValue, RANGE_SET_BITS,
-    ServiceInfo,
+    BackendSets, BackendState, Family, FrontendKey, FrontendKind, FrontendValue, Location,
+    RANGE_SET_BITS, ServiceInfo,
 };
 
 use crate::model::{ProtoName, family};
@@ -153,8 +153,8 @@ pub struct Backend {
     pub service: ServiceId,
     /// The sets that it stands in: bits of [`lb_common::BackendSets`].
     pub sets: u8,
-    /// Whether the endpoint is on this node.
-    pub on_node: bool,
+    /// Where the endpoint is.
+    pub location: Location,
 }
 
 impl Backend {
@@ -228,7 +228,11 @@ impl fmt::Display for Backend {
         if self.sets != 0 {
             write!(f, "; {}", set_names(self.sets))?;
         }
-        f.write_str(if self.on_node { "; on this node)" } else { ")" })
+        f.write_str(match self.location {
+            Location::Unknown => ")",
+            Location::Here => "; on this node)",
+            Location::Elsewhere => "; on another node)",
+        })
     }
 }
 
@@ -327,7 +331,7 @@ mod tests {
             state: BackendState::Gone,
             service: ServiceId(3),
             sets: 0,
-            on_node: false,
+            location: Location::Unknown,
         };
         let ops = [
             (

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{BackendSets, BackendState, Family, FrontendKind};
+use lb_common::{BackendSets, BackendState, Family, FrontendKind, Location};
 use lb_userspace::{
     maps::{Contents, MemoryMaps},
     model::{Coverage, Event, Model, ObjectName},
@@ -151,14 +151,19 @@ fn check_frontend(
         .backends
         .values()
         .filter(|backend| backend.service == id && backend.state == BackendState::Serving);
-    let members: BTreeMap<At, (u8, bool)> = members
-        .map(|backend| ((backend.addr, backend.port), (backend.sets, backend.on_node)))
+    let members: BTreeMap<At, (u8, Location)> = members
+        .map(|backend| ((backend.addr, backend.port), (backend.sets, backend.location)))
         .collect();
     let sets = |at: &At| {
         let bit = |of: &BTreeSet<At>, bit| if of.contains(at) { bit } else { 0 };
         bit(&port.cluster, BackendSets::CLUSTER) | bit(&port.local, BackendSets::LOCAL)
     };
-    let wanted = port.serving.iter().map(|at| (*at, (sets(at), port.here.contains(at))));
+    let location = |at: &At| match (port.here.contains(at), port.elsewhere.contains(at)) {
+        (true, _) => Location::Here,
+        (false, true) => Location::Elsewhere,
+        (false, false) => Location::Unknown,
+    };
+    let wanted = port.serving.iter().map(|at| (*at, (sets(at), location(at))));
     equal("serving backends", &members, &wanted.collect())
 }
 

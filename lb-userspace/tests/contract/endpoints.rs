@@ -20,6 +20,7 @@ pub(crate) struct Entry {
     pub(crate) serving: bool,
     terminating: bool,
     pub(crate) here: bool,
+    pub(crate) elsewhere: bool,
     nodes: Vec<String>,
     zones: Vec<String>,
 }
@@ -50,7 +51,7 @@ pub(crate) fn entries(
         }
     }
     // ES-3, and where that leaves it open: the one that is ready, then the one that serves, then the
-    // nearest.
+    // nearest, then the one that says where it is.
     let best = |entries: Vec<Entry>| {
         entries
             .into_iter()
@@ -61,7 +62,7 @@ pub(crate) fn entries(
                     _ => 1,
                 };
                 let hinted = (near(&e.nodes, Some(NODE)), near(&e.zones, world.zone));
-                (!e.terminating, e.ready, e.serving, e.here, hinted)
+                (!e.terminating, e.ready, e.serving, e.here, hinted, e.elsewhere)
             })
             .expect("an entry")
     };
@@ -94,6 +95,7 @@ fn entry(endpoint: &Endpoint, port: u16, v4: bool) -> Option<Entry> {
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
         here: endpoint.node_name.as_deref() == Some(NODE),
+        elsewhere: !matches!(endpoint.node_name.as_deref(), None | Some("" | NODE)),
         nodes: hints.for_nodes.unwrap_or_default().into_iter().map(|hint| hint.name).collect(),
         zones: hints.for_zones.unwrap_or_default().into_iter().map(|hint| hint.name).collect(),
     })

@@ -56,8 +56,9 @@ pub(crate) struct Port {
     pub(crate) local: BTreeSet<At>,
     /// All that may keep the flows that they have.
     pub(crate) serving: BTreeSet<At>,
-    /// Of those, the ones on this node.
+    /// Of those, the ones on this node, and the ones that are known to be on another.
     pub(crate) here: BTreeSet<At>,
+    pub(crate) elsewhere: BTreeSet<At>,
 }
 
 /// What a frontend is.
@@ -252,6 +253,7 @@ fn ports_of(world: &World, name: &Name, service: &Service, v4: bool) -> Vec<Port
             // ES-7.
             serving: chosen(&|entry| entry.ready || entry.serving),
             here: chosen(&|entry| (entry.ready || entry.serving) && entry.here),
+            elsewhere: chosen(&|entry| (entry.ready || entry.serving) && entry.elsewhere),
             name: port_name,
         }
     });

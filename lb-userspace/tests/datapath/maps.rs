@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Instant};
 
 use lb_common::{
     Addr4, AffinityKey, AffinityValue, BackendState, DeviceValue, Family, FlowKey, FlowValue,
-    FrontendKind, FrontendValue, Hook, Reason, ServiceInfo, names, proto,
+    FrontendKind, FrontendValue, Hook, Location, Reason, ServiceInfo, names, proto,
 };
 use lb_userspace::{
     datapath::Datapath,
@@ -22,7 +22,15 @@ fn backend(n: u32, state: BackendState) -> Backend {
         std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, octets[2].into(), octets[3].into()).into()
     };
     let service = ServiceId(n / 5 + 1);
-    Backend { addr, port: 8080, proto: proto::TCP, state, service, sets: 0, on_node: false }
+    Backend {
+        addr,
+        port: 8080,
+        proto: proto::TCP,
+        state,
+        service,
+        sets: 0,
+        location: Location::Unknown,
+    }
 }
 
 fn frontend(n: u32) -> Frontend {

@@ -115,7 +115,7 @@ fn port_text(port: &Port) -> String {
             summary.address.clone(),
             summary.state.to_owned(),
             summary.sets.to_owned(),
-            summary.node().to_owned(),
+            summary.location.to_owned(),
             summary.slots.to_string(),
             summary.flows.to_string(),
             percent(summary.flows, summary.flows_of_service),

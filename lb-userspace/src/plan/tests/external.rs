@@ -1,6 +1,6 @@
 //! Stories of external IPs, load balancers and policies.
 
-use lb_common::{FrontendKind, proto};
+use lb_common::{FrontendKind, Location, proto};
 
 use super::{
     super::{Frontend, Limits, NodeAddresses, Planner, Range, RangeSetId},
@@ -131,7 +131,7 @@ fn a_flip_of_a_policy_is_one_update_a_frontend() {
             port.external_ips = vec![addr("203.0.113.7")];
             port.external_policy = external_policy;
             port.backends[1].local = true;
-            port.backends[1].on_node = true;
+            port.backends[1].location = Location::Here;
         })
     };
     let mut rig = rig();

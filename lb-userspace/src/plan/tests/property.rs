@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lb_common::{BackendState, Family, FrontendValue, ServiceInfo};
+use lb_common::{BackendState, Family, FrontendValue, Location, ServiceInfo};
 use proptest::prelude::*;
 
 use super::{
@@ -267,7 +267,7 @@ fn damaged() -> impl Strategy<Value = Contents> {
                     state,
                     service: ServiceId(service),
                     sets: if serving { lb_common::BackendSets::CLUSTER } else { 0 },
-                    on_node: false,
+                    location: Location::Unknown,
                 };
                 let _before = contents.backends.insert(BackendId(id), backend);
             }

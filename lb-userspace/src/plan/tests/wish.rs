@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32};
 
 use ipnet::IpNet;
-use lb_common::{Family, proto};
+use lb_common::{Family, Location, proto};
 use proptest::{prelude::*, sample::subsequence};
 
 use super::addr;
@@ -21,7 +21,7 @@ pub(super) fn web(number: u8, node_port: Option<u16>, hosts: &[u8]) -> DesiredSe
     let backend = |host: &u8| DesiredBackend {
         addr: [10, 244, number, *host].into(),
         port: 8080,
-        on_node: false,
+        location: Location::Unknown,
         cluster: true,
         local: false,
     };
@@ -106,16 +106,16 @@ fn port() -> impl Strategy<Value = DesiredPort> {
     let all: Vec<IpNet> = all.iter().map(|net| net.parse().expect("a network")).collect();
     let ranges = proptest::option::of(subsequence(all, 0..=3));
     let affinity = prop_oneof![Just(None), Just(NonZeroU32::new(60)), Just(NonZeroU32::new(600))];
-    let backends = proptest::collection::btree_map(1u8..6, (any::<bool>(), 0u8..4), 0..5);
+    let backends = proptest::collection::btree_map(1u8..6, (0u8..3, 0u8..4), 0..5);
     (addresses, (policy(), policy()), affinity, ranges, backends).prop_map(
         |(addresses, (internal_policy, external_policy), affinity, source_ranges, backends)| {
             let (vip, external_ips, load_balancer_ips, node_port, port) = addresses;
-            let backend = |(host, (on_node, sets)): (u8, (bool, u8))| DesiredBackend {
+            let backend = |(host, (location, sets)): (u8, (u8, u8))| DesiredBackend {
                 addr: [10, 244, 0, host].into(),
                 port: 8080,
-                on_node,
+                location: Location::from_u8(location).expect("a location"),
                 cluster: sets & 1 != 0,
-                local: on_node && sets & 2 != 0,
+                local: location == Location::Here as u8 && sets & 2 != 0,
             };
             DesiredPort {
                 name: "http".into(),
