@@ -8,7 +8,7 @@
 //! untouched.
 
 use bytemuck::{AnyBitPattern, NoUninit};
-use lb_common::{Action, Family as Number, FlowKey, Hook, Reason, proto};
+use lb_common::{Action, Family as Number, Hook, Reason, proto};
 
 use crate::{
     checksum::{Delta, add, corrected, fold16, replaced},
@@ -16,9 +16,9 @@ use crate::{
     frame::Frame,
     header::{ETH_LEN, IcmpError, Ports, TCP_CHECK, UDP_CHECK},
     packet::{Packet, Work},
-    pipeline::{Next, Step, first_leg},
+    pipeline::{Next, Step},
     refuse::Answer,
-    tables::{Env, FlowSlot, Tables},
+    tables::{FlowSlot, Tables},
 };
 
 /// Offset of the checksum in an ICMP header.
@@ -75,60 +75,44 @@ impl<F: Frame> Frame for Quoted<'_, F> {
     }
 }
 
-/// Translates an error back, if it quotes a packet of a flow.
+/// Looks whether an error quotes a packet of a flow. If so, that flow's entry for the replies to it is in
+/// `work`, and what remains is to take the road of those replies, and be turned back.
 #[inline(never)]
-pub(crate) fn turn_back<A, F, T, E>(frame: &mut F, tables: &T, env: &E, work: &mut Work<A>) -> Step
+pub(crate) fn find<A, F, T>(frame: &mut F, tables: &T, work: &mut Work<A>) -> Step
 where
     A: Answer,
     F: Frame,
     T: Tables<A>,
-    E: Env<A>,
 {
     let untouched = Step::pass(Reason::Icmp);
-    let shift = A::TRANSPORT - ETH_LEN + size_of::<IcmpError>();
-    frame.make_readable(shift + A::TRANSPORT + QUOTED);
-    let (from, to) = (work.packet.tuple.src, work.packet.tuple.dst);
-    let mut quoted = Quoted(frame, shift);
-    let Some(ports) = parse::<A, _>(&quoted, &mut work.packet) else { return untouched };
-    let tuple = &mut work.packet.tuple;
+    let quoted = &mut quoted::<A, F>(frame);
+    quoted.make_readable(A::TRANSPORT + QUOTED);
+    let Work { place, packet, flow, outer, .. } = work;
+    outer.src = packet.tuple.src;
+    outer.dst = packet.tuple.dst;
+    let Some(ports) = parse::<A, _>(quoted, packet) else { return untouched };
+    let tuple = &mut packet.tuple;
     // Errors go to who sent the packet.
-    if tuple.src != to {
+    if tuple.src != outer.dst {
         return untouched;
     }
-    let by_receiver = tuple.dst == from;
-    let hook = work.place.flow_hook();
-    *tuple = FlowKey {
-        src: tuple.dst,
-        dst: tuple.src,
-        sport: u16::from_be(ports.dport),
-        dport: u16::from_be(ports.sport),
-        proto: tuple.proto,
-        hook: hook as u8,
-        pad: [0; 2],
-    };
+    tuple.src = tuple.dst;
+    tuple.dst = outer.dst;
+    tuple.sport = u16::from_be(ports.dport);
+    tuple.dport = u16::from_be(ports.sport);
+    tuple.hook = place.flow_hook() as u8;
+    tuple.pad = [0; 2];
     let mut slot = tables.flow(tuple);
-    if slot.is_none() && matches!(hook, Hook::LoopbackOut) {
-        // A tunnel of the node itself says so to the address that a packet left with.
+    if slot.is_none() && matches!(place.hook, Hook::LoopbackOut) {
+        // A tunnel of the node itself says so to the address that the packet left with.
         tuple.hook = Hook::ExternalIn as u8;
         slot = tables.flow(tuple);
     }
     let Some(slot) = slot else { return untouched };
-    work.flow = slot.value();
-    if work.flow.action == Action::Masquerade as u8 {
-        let step = first_leg(tables, env, work, Reason::Error);
-        if !matches!(step.next, Next::Apply) {
-            return step;
-        }
-    }
-    let moved = matches!(hook, Hook::LoopbackOut) && work.packet.tuple.hook != hook as u8;
-    match rewrite(&mut quoted, work, by_receiver.then_some(()), &from, &to) {
-        Some(()) if moved => {
-            // Up again, for the stack to route it: the sender of the packet is elsewhere.
-            Step::new(Next::TurnedToHost, Reason::Error)
-        }
-        Some(()) => Step::new(Next::Turned, Reason::Error),
-        None => Step::drop(Reason::RewriteFailed),
-    }
+    *flow = slot.value();
+    let next =
+        if flow.action == Action::Masquerade as u8 { Next::QuotedRoad } else { Next::Quoted };
+    Step::new(next, Reason::Error)
 }
 
 /// Reads the quoted packet's addresses and protocol into `into`, and returns its ports; `None` when it is
@@ -142,49 +126,69 @@ fn parse<A: Family, F: Frame>(quoted: &F, into: &mut Packet<A>) -> Option<Ports>
     }
 }
 
-/// Writes what the reply to the quoted packet would become, turned round, into the quoted packet, and its
-/// addresses into the error's own header. The error is from the packet's receiver, or from a router between,
-/// whose address stays.
+/// Writes what the reply to the quoted packet would become by the flow entry in `work`, turned round, into the
+/// quoted packet. Returns what that adds to the sum of the error, folded to 16 bits; [`REFUSED`] when the
+/// kernel refuses a change.
+#[inline(never)]
+pub(crate) fn turn_quoted<A: Answer, F: Frame>(frame: &mut F, work: &mut Work<A>) -> u32 {
+    rewrite_quoted(&mut quoted::<A, F>(frame), work).unwrap_or(REFUSED)
+}
+
+/// No sum of 16 bits.
+pub(crate) const REFUSED: u32 = u32::MAX;
+
 #[inline(always)]
-fn rewrite<A: Answer, F: Frame>(
-    quoted: &mut Quoted<'_, F>,
-    work: &Work<A>,
-    by_receiver: Option<()>,
-    from: &A,
-    to: &A,
-) -> Option<()> {
-    let (flow, tuple) = (&work.flow, &work.packet.tuple);
+fn quoted<A: Answer, F: Frame>(frame: &mut F) -> Quoted<'_, F> {
+    Quoted(frame, A::TRANSPORT - ETH_LEN + size_of::<IcmpError>())
+}
+
+#[inline(always)]
+fn rewrite_quoted<A: Answer, F: Frame>(quoted: &mut Quoted<'_, F>, work: &Work<A>) -> Option<u32> {
+    let Work { packet, flow, .. } = work;
+    let tuple = &packet.tuple;
     let delta = Delta {
         pseudo: address_delta(tuple, &flow.src, &flow.dst),
         segment: port_delta(tuple, [flow.sport, flow.dport]),
     };
     A::rewrite_ip(quoted, &flow.dst, &flow.src, delta.pseudo, 0)?;
-    quoted.store(A::TRANSPORT, Ports { sport: flow.dport.to_be(), dport: flow.sport.to_be() })?;
+    let ports = Ports { sport: flow.dport.to_be(), dport: flow.sport.to_be() };
+    quoted.store(A::TRANSPORT, ports)?;
     // An IPv4 header has its own checksum, with which it sums to the same as before.
     let address = if matches!(A::FAMILY, Number::V4) { 0 } else { u32::from(delta.pseudo) };
     let mut change = add(address, u32::from(delta.segment));
-    let at = match tuple.proto {
-        proto::TCP => A::TRANSPORT + TCP_CHECK,
-        _ => A::TRANSPORT + UDP_CHECK,
-    };
+    let at = A::TRANSPORT + if packet.is_tcp() { TCP_CHECK } else { UDP_CHECK };
     // Routers may quote less; of SCTP nobody can check a part.
-    if tuple.proto != proto::SCTP
+    if !packet.is_sctp()
         && quoted.reaches(at + 2)
         && let Some(old) = quoted.load::<u16>(at)
-        && (tuple.proto == proto::TCP || old != 0)
+        && (packet.is_tcp() || old != 0)
     {
         let new = corrected(old, delta.whole());
         quoted.store(at, new)?;
         change = add(change, replaced([u32::from(old)], [u32::from(new)]));
     }
-    let frame = &mut *quoted.0;
-    let src = if by_receiver.is_some() { flow.src } else { *from };
-    let outer = FlowKey { src: *from, dst: *to, ..FlowKey::default() };
-    let outer_delta = address_delta(&outer, &src, &flow.dst);
-    A::rewrite_ip(frame, &src, &flow.dst, outer_delta, 0)?;
-    if matches!(A::FAMILY, Number::V6) {
-        change = add(change, u32::from(outer_delta));
+    Some(u32::from(fold16(change)))
+}
+
+/// Writes the addresses of the error itself by the flow entry in `work`, and its checksum, whose sum the quoted
+/// packet changed by `change`. Where the error is from a router between and not from the packet's
+/// receiver, its source stays. False when the kernel refuses a change.
+#[inline(never)]
+pub(crate) fn turn_outer<A: Answer, F: Frame>(
+    frame: &mut F,
+    work: &mut Work<A>,
+    change: u32,
+) -> bool {
+    let Work { packet, flow, outer, .. } = work;
+    if outer.src != packet.tuple.src {
+        flow.src = outer.src;
     }
-    let check: u16 = frame.load(A::TRANSPORT + ICMP_CHECK)?;
-    frame.store(A::TRANSPORT + ICMP_CHECK, corrected(check, u32::from(fold16(change))))
+    let delta = address_delta(outer, &flow.src, &flow.dst);
+    if A::rewrite_ip(frame, &flow.src, &flow.dst, delta, 0).is_none() {
+        return false;
+    }
+    // The checksum of ICMPv6 covers the addresses.
+    let addresses = if matches!(A::FAMILY, Number::V6) { u32::from(delta) } else { 0 };
+    let Some(check) = frame.load::<u16>(A::TRANSPORT + ICMP_CHECK) else { return false };
+    frame.store(A::TRANSPORT + ICMP_CHECK, corrected(check, add(addresses, change))).is_some()
 }

@@ -75,6 +75,8 @@ pub struct Work<A> {
     pub other: FlowKey<A>,
     /// The key of an entry that is removed.
     pub scratch: FlowKey<A>,
+    /// The addresses of an error that quotes the packet.
+    pub outer: FlowKey<A>,
     /// The frontend of a packet that starts a flow.
     pub frontend: FrontendValue,
     /// The slots from which its backend is chosen.

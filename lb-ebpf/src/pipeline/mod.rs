@@ -5,7 +5,6 @@ mod road;
 
 use lb_common::{Action, FlowValue, Hook, Reason};
 
-pub(crate) use self::road::first_leg;
 use crate::{
     errors,
     establish::LOOPBACK,
@@ -50,9 +49,7 @@ where
             }
         }
         Err(reason) if place.is_xdp() => return Decision::pass(reason),
-        Err(Reason::Icmp) if errors::is_one::<A, F>(frame) => {
-            errors::turn_back(frame, tables, env, work)
-        }
+        Err(Reason::Icmp) if errors::is_one::<A, F>(frame) => errors::find(frame, tables, work),
         Err(reason @ (Reason::Icmp | Reason::OtherProtocol))
             if may_be_vip(tables, &work.packet.tuple.dst)
                 && is_unserved(frame, tables, reason, work) =>
@@ -76,8 +73,20 @@ where
             step.next = Next::Road;
         }
     }
-    if let Next::Road = step.next {
-        step = first_leg(tables, env, work, step.reason);
+    let quoted = matches!(step.next, Next::Quoted | Next::QuotedRoad);
+    if let Next::Road | Next::QuotedRoad = step.next {
+        step = road::first_leg(tables, env, work, step.reason);
+    }
+    if quoted && !matches!(step.next, Next::Drop) {
+        let change = errors::turn_quoted(frame, work);
+        step = if change != errors::REFUSED && errors::turn_outer(frame, work, change) {
+            // The stack's own error to an address of the node is to be routed again: the sender of the packet
+            // is elsewhere.
+            let moved = work.packet.tuple.hook != place.flow_hook() as u8;
+            Step::new(if moved { Next::TurnedToHost } else { Next::Turned }, Reason::Error)
+        } else {
+            Step::drop(Reason::RewriteFailed)
+        };
     }
     if let Next::Exit = step.next {
         road::choose_exit(tables, env, work);
@@ -130,6 +139,10 @@ pub(crate) enum Next {
     Apply,
     /// Answer it.
     Refuse,
+    /// It is an error about a packet of a flow: translate it back.
+    Quoted,
+    /// The same, by the road of that flow.
+    QuotedRoad,
     /// It was rewritten already: an error about a packet of a flow.
     Turned,
     /// The same, and it goes back up the stack.

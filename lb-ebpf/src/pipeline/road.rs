@@ -8,7 +8,7 @@ use lb_common::{FlowKey, FlowValue, Hook, NextHop, Reason};
 
 use super::{Next, REDIRECT, STACK, Step};
 use crate::{
-    establish::{PORT_ATTEMPTS, drawn_port, shortcut},
+    establish::{drawn_port, shortcut},
     family::{address_delta, port_delta},
     packet::Work,
     refuse::Answer,
@@ -17,7 +17,7 @@ use crate::{
 
 /// Turns the flow entry in `work` into the first leg of its direction.
 #[inline(never)]
-pub(crate) fn first_leg<A, T, E>(tables: &T, env: &E, work: &mut Work<A>, reason: Reason) -> Step
+pub(super) fn first_leg<A, T, E>(tables: &T, env: &E, work: &mut Work<A>, reason: Reason) -> Step
 where
     A: Answer,
     T: Tables<A>,
@@ -43,6 +43,10 @@ where
     Step::new(Next::Apply, reason)
 }
 
+/// Attempts to find a port for a client on the road. Its own is taken only by another flow between the very
+/// same client, port and backend.
+const ATTEMPTS: u32 = 8;
+
 /// Makes the second legs of the flow whose entry is in `work`, of both directions.
 ///
 /// What they say follows from the entry and the client's port on the road. So two CPUs that do this at the
@@ -60,7 +64,7 @@ where
     let mut random = env.random();
     let mut port = if flow.reverse == 0 { own.sport } else { flow.dport };
     let mut attempt = 0;
-    while attempt < PORT_ATTEMPTS {
+    while attempt < ATTEMPTS {
         // On in this direction: to what the entry makes of its packets, but from where the first leg ends.
         on.src = own.src;
         on.dst = flow.dst;
@@ -146,11 +150,14 @@ fn lay<A: Answer, T: Tables<A>>(tables: &T, key: &FlowKey<A>, leg: &mut FlowValu
 
 #[inline(always)]
 fn leads_alike<A: Answer>(there: &FlowValue<A>, leg: &FlowValue<A>) -> bool {
-    there.second != 0
-        && there.src == leg.src
-        && there.dst == leg.dst
-        && there.sport == leg.sport
-        && there.dport == leg.dport
+    // Without a branch for each word, of which the verifier would follow both ways.
+    let differs = |a: &A, b: &A| {
+        let ([a, b, c, d], [e, f, g, h]) = (a.words(), b.words());
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h)
+    };
+    let ports = u32::from((there.sport ^ leg.sport) | (there.dport ^ leg.dport));
+    let addresses = differs(&there.src, &leg.src) | differs(&there.dst, &leg.dst);
+    (addresses | ports | u32::from(there.second ^ 1)) == 0
 }
 
 /// Asks the kernel once in each generation whether the flow in `work` has a shortcut, and remembers what it

@@ -161,7 +161,7 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
     Dump {
         abi: snapshot.schema.abi_version,
         object: format!("{:016x}", snapshot.schema.object_hash),
-        generation: snapshot.runtime.generation,
+        generation: snapshot.runtime.generation.into(),
         services: services::rows(snapshot),
         frontends: frontends.collect(),
         backends: backends::rows(snapshot, None),

@@ -80,6 +80,11 @@ const TARGETS: [(&str, u16); 27] = [
     ("remote-pod", 8080),
 ];
 
+/// The hook by the name that flow entries give it.
+const fn named(hook: Hook) -> Hook {
+    if matches!(hook, Hook::Xdp) { Hook::ExternalIn } else { hook }
+}
+
 impl Generator {
     /// A source that starts from `seed`.
     pub const fn new(seed: u64, ground: Ground) -> Self {
@@ -141,7 +146,8 @@ impl Generator {
                     sport,
                     dport,
                     proto,
-                    pad: [0; 3],
+                    hook: named(hook) as u8,
+                    pad: [0; 2],
                 };
                 if history.len() < HISTORY {
                     history.push((tuple, hook));
@@ -180,16 +186,9 @@ impl Generator {
         }
         let (request, _) = self.pick(history);
         let flows = world.tables.flows.borrow();
-        let reply = flows.get(&request)?.get().translated(request.proto).reversed();
-        let hooks = flows.get(&reply)?.get().hooks;
-        let fitting: Vec<Hook> = HOOKS[..6]
-            .iter()
-            .copied()
-            .filter(|hook| {
-                let named = if *hook == Hook::Xdp { Hook::ExternalIn } else { *hook };
-                hooks & named.bit() != 0
-            })
-            .collect();
+        let reply = flows.get(&request)?.get().other_key(request.proto);
+        let fitting: Vec<Hook> =
+            HOOKS[..6].iter().copied().filter(|hook| named(*hook) as u8 == reply.hook).collect();
         let any = self.chance(15) || fitting.is_empty();
         Some((reply, self.pick(if any { &HOOKS[..6] } else { &fitting })))
     }

@@ -14,7 +14,7 @@ use aya::{
 use lb_common::{
     Addr4, Addr6, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
     FlowValue, FrontendKey, FrontendValue, HOOKS, Hook, RANGE_SET_BITS, REASON_SLOTS, RangeKey,
-    Reason, Runtime, names,
+    Reason, Runtime, XdpDevice, names,
 };
 use lb_ebpf::{host::MemoryTables, limit::Bucket, refuse::Answer};
 
@@ -49,6 +49,7 @@ pub struct Kernel {
     slots: Array<MapData, u32>,
     filter: Array<MapData, u64>,
     devices: HashMap<MapData, u32, DeviceValue>,
+    xdp_devices: Array<MapData, XdpDevice>,
     runtime: Array<MapData, Runtime>,
     reasons: PerCpuArray<MapData, u64>,
     refusals: PerCpuArray<MapData, Abi<Bucket>>,
@@ -113,6 +114,7 @@ impl Kernel {
             slots: Array::try_from(take(names::LB_SLOTS)?)?,
             filter: Array::try_from(take(names::LB_VIP_FILTER)?)?,
             devices: HashMap::try_from(take(names::LB_DEVICES)?)?,
+            xdp_devices: Array::try_from(take(names::LB_XDP_DEVICES)?)?,
             runtime: Array::try_from(take(names::LB_RUNTIME)?)?,
             reasons: PerCpuArray::try_from(take(names::LB_REASONS)?)?,
             refusals: PerCpuArray::try_from(take("LB_REFUSALS")?)?,
@@ -143,6 +145,9 @@ impl Kernel {
         for (ifindex, device) in scene.devices() {
             self.devices.insert(ifindex, device, 0)?;
         }
+        for device in scene.xdp_devices() {
+            self.xdp_devices.set(XdpDevice::slot(device.ifindex), device, 0)?;
+        }
         self.set_generation(scene.v4.env.generation)
     }
 
@@ -150,8 +155,9 @@ impl Kernel {
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn set_generation(&mut self, generation: u32) -> Result<()> {
-        Ok(self.runtime.set(0, Runtime { generation, pad: 0 }, 0)?)
+    pub fn set_generation(&mut self, generation: u16) -> Result<()> {
+        let flags = Runtime::SHORTCUT;
+        Ok(self.runtime.set(0, Runtime { generation, flags, ..Runtime::default() }, 0)?)
     }
 
     /// Lets every CPU refuse as if it never had.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::{
     Addr4, Addr6, Address, BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue,
-    FrontendKey, FrontendKind, FrontendValue, MacAddr, NextHop, Settings, proto,
+    FrontendKey, FrontendKind, FrontendValue, MacAddr, NextHop, Settings, XdpDevice, proto,
 };
 use lb_ebpf::{
     Route,
@@ -20,6 +20,7 @@ pub struct Scene {
     pub v4: World<Addr4>,
     /// IPv6.
     pub v6: World<Addr6>,
+    external: u32,
 }
 
 /// One family: maps, routes and devices.
@@ -49,7 +50,13 @@ impl Scene {
     /// The Services, for a node on this ground.
     pub fn new(ground: &Ground) -> Self {
         // Both families share the slots and the counters of backends.
-        Self { v4: World::new(ground, 1), v6: World::new(ground, 1000) }
+        Self { v4: World::new(ground, 1), v6: World::new(ground, 1000), external: ground.external }
+    }
+
+    /// What XDP may do at the devices.
+    pub fn xdp_devices(&self) -> [XdpDevice; 1] {
+        let flags = XdpDevice::RECEIVES | XdpDevice::TRANSMITS;
+        [XdpDevice { ifindex: self.external, mac: Ground::OWN, flags, pad: 0 }]
     }
 
     /// The devices, both families' addresses together.
@@ -92,7 +99,8 @@ impl<A: Answer> World<A> {
             snat4: addr(name4),
             snat6: addr(name6),
             role: role as u8,
-            pad: [0; 3],
+            ethernet: 1,
+            pad: [0; 2],
         };
         let at_pods = device("node-at-pods", "node-at-pods", DeviceRole::Workload);
         let lo = DeviceValue { role: DeviceRole::Loopback as u8, ..DeviceValue::default() };
@@ -105,7 +113,7 @@ impl<A: Answer> World<A> {
             let _ = env.devices.insert(ifindex, value);
         }
         let via = |ifindex, dmac: MacAddr, smac: MacAddr| {
-            Route::Via(NextHop { ifindex, generation: 1, dmac, smac })
+            Route::Via(NextHop { ifindex, generation: 1, mtu: 1500, dmac, smac })
         };
         let router = via(ground.external, Ground::ROUTER, Ground::OWN);
         for (name, route) in [

@@ -89,8 +89,8 @@ impl Twin {
             self.kernel.allow_refusals()?;
         }
         let code = self.kernel.run(*hook, *ifindex, frame, &mut self.out)?;
-        let place = Place { hook: *hook, ifindex: *ifindex };
-        let mut host = MemoryFrame { bytes: frame.clone() };
+        let place = Place::new(*hook, *ifindex);
+        let mut host = MemoryFrame { bytes: frame.clone(), segment_size: 0 };
         let ethertype = frame.get(12..14).map(|b| u16::from_be_bytes([b[0], b[1]]));
         let decision = match ethertype {
             Some(ETH_P_IP) => follow(&self.scene.v4, &self.kernel.v4, &mut host, place),
@@ -347,14 +347,23 @@ impl<A: Answer> Env<A> for Follower<'_, A> {
     fn settings(&self) -> Settings {
         SETTINGS
     }
-    fn generation(&self) -> u32 {
+    fn generation(&self) -> u16 {
         self.world.env.generation
+    }
+    fn may_redirect(&self) -> bool {
+        self.world.env.may_redirect()
+    }
+    fn routes_by_source(&self) -> bool {
+        self.world.env.routes_by_source()
+    }
+    fn transmits(&self, ifindex: u32) -> bool {
+        self.world.env.transmits(ifindex)
     }
     fn route(&self, ifindex: u32, tuple: &FlowKey<A>) -> Route {
         self.routed.set(true);
         match self.world.env.route(ifindex, tuple) {
             Route::Via(hop) => Route::Via(NextHop { generation: self.generation(), ..hop }),
-            route @ (Route::Local | Route::Unresolved(_) | Route::None) => route,
+            route @ (Route::Local | Route::Unresolved(_) | Route::Unknown) => route,
         }
     }
     fn device(&self, ifindex: u32) -> DeviceValue {

@@ -138,14 +138,16 @@ where
     for (word, mask) in filter {
         set(ebpf, names::LB_VIP_FILTER, word, mask)?;
     }
-    set(ebpf, names::LB_RUNTIME, 0, Runtime { generation: 1, pad: 0 })?;
+    let runtime = Runtime { generation: 1, flags: Runtime::SHORTCUT, ..Runtime::default() };
+    set(ebpf, names::LB_RUNTIME, 0, runtime)?;
     let arrival = if case.at == At::Pod { DeviceRole::Workload } else { DeviceRole::External };
     for (ifindex, role) in [(devices.inside, arrival), (devices.outside, DeviceRole::External)] {
         let device = DeviceValue {
             snat4: Addr4 { octets: [192, 0, 2, 1] },
             snat6: address("fd02::1".parse().context("an address")?),
             role: role as u8,
-            pad: [0; 3],
+            ethernet: 1,
+            pad: [0; 2],
         };
         put(ebpf, names::LB_DEVICES, ifindex, device)?;
     }
