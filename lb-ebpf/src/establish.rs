@@ -14,7 +14,7 @@ use crate::{
 
 /// Attempts to find a free source port. At nine of ten ports taken, 32 fresh draws fail for one
 /// flow in thirty; at three of four, for one in ten thousand.
-pub(crate) const PORT_ATTEMPTS: u32 = 32;
+const PORT_ATTEMPTS: u32 = 32;
 
 /// Why no flow was started.
 pub(crate) enum Refusal {
@@ -139,16 +139,28 @@ where
     flow.write_other_key(packet.tuple.proto, other);
     flow.address_delta = address_delta(&packet.tuple, &flow.src, &flow.dst);
     reverse.address_delta = opposite(flow.address_delta);
+    // The client's own port first, where the backend is to see the client's address.
+    if !masquerade {
+        flow.port_delta = port_delta(&packet.tuple, [flow.sport, flow.dport]);
+        reverse.port_delta = opposite(flow.port_delta);
+        let mut inserted = tables.insert_flow(other, reverse);
+        if let Err(InsertError::Exists) = inserted
+            && removed_orphan(tables, &packet.tuple, other)
+        {
+            inserted = tables.insert_flow(other, reverse);
+        }
+        match inserted {
+            Ok(()) => return Ok(()),
+            Err(InsertError::Full) => return Err(Refusal::Reason(Reason::FlowTableFull)),
+            Err(InsertError::Exists) => {}
+        }
+    }
     let settings = env.settings();
     let mut random = env.random();
-    // The client's own port first, where the backend is to see the client's address.
-    let mut keeps_port = !masquerade;
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
-        if !keeps_port {
-            flow.sport = drawn_port(&mut random, &settings);
-            other.dport = flow.sport;
-        }
+        flow.sport = drawn_port(&mut random, &settings);
+        other.dport = flow.sport;
         flow.port_delta = port_delta(&packet.tuple, [flow.sport, flow.dport]);
         reverse.port_delta = opposite(flow.port_delta);
         match tables.insert_flow(other, reverse) {
@@ -156,7 +168,6 @@ where
             Err(InsertError::Full) => return Err(Refusal::Reason(Reason::FlowTableFull)),
             Err(InsertError::Exists) => {}
         }
-        keeps_port = keeps_port && attempt == 0 && removed_orphan(tables, &packet.tuple, other);
         attempt += 1;
     }
     Err(Refusal::Reason(Reason::SnatPortsExhausted))

@@ -58,26 +58,16 @@ where
         }
         Err(reason) => return Decision::pass(reason),
     };
-    if let Next::Recall = step.next {
-        step = new_flow::recall(tables, env, work);
-    }
-    if let Next::Draft = step.next {
-        step = new_flow::draft(frame, tables, env, work);
-    }
-    if let Next::Insert = step.next {
-        step = new_flow::insert(tables, env, work);
-        if work.flow.action == MASQUERADE
-            && matches!(step.next, Next::Apply)
-            && !(place.has_shortcut() && is_open(frame, &work.packet, &work.flow))
-        {
-            step.next = Next::Road;
-        }
+    if !place.is_xdp() && !matches!(place.hook, Hook::PodOut) {
+        step = start(frame, tables, env, place, work, step);
     }
     let quoted = matches!(step.next, Next::Quoted | Next::QuotedRoad);
-    if let Next::Road | Next::QuotedRoad = step.next {
+    if !place.is_xdp()
+        && let Next::Road | Next::QuotedRoad = step.next
+    {
         step = road::first_leg(tables, env, work, step.reason);
     }
-    if quoted && !matches!(step.next, Next::Drop) {
+    if !place.is_xdp() && quoted && !matches!(step.next, Next::Drop) {
         let change = errors::turn_quoted(frame, work);
         step = if change != errors::REFUSED && errors::turn_outer(frame, work, change) {
             // The stack's own error to an address of the node is to be routed again: the sender of the packet
@@ -107,6 +97,39 @@ where
     let flow = if edited { Some(&work.flow) } else { None };
     env.observe(place.hook, &work.packet.tuple, decision.reason, flow);
     decision
+}
+
+/// The stages that start a flow.
+#[inline(always)]
+fn start<A, F, T, E>(
+    frame: &F,
+    tables: &T,
+    env: &E,
+    place: Place,
+    work: &mut Work<A>,
+    mut step: Step,
+) -> Step
+where
+    A: Answer,
+    F: Frame,
+    T: Tables<A>,
+    E: Env<A>,
+{
+    if let Next::Recall = step.next {
+        step = new_flow::recall(tables, env, work);
+    }
+    if let Next::Draft = step.next {
+        step = new_flow::draft(frame, tables, env, work);
+    }
+    if let Next::Insert = step.next {
+        step = new_flow::insert(tables, env, work);
+        let masquerades = work.flow.action == MASQUERADE && matches!(step.next, Next::Apply);
+        let open = F::ETHERNET && place.has_shortcut() && is_open(frame, &work.packet, &work.flow);
+        if masquerades && !open {
+            step.next = Next::Road;
+        }
+    }
+    step
 }
 
 /// What a stage comes to.
@@ -305,7 +328,8 @@ where
         let reason = if may_be_ours { Reason::LeftToTc } else { Reason::NotService };
         return Step::pass(reason);
     }
-    let step = if may_be_ours {
+    // What is sent to a pod was decided where it came from.
+    let step = if may_be_ours && !matches!(place.hook, Hook::PodOut) {
         new_flow::unknown(tables, env, work)
     } else {
         Step::pass(Reason::NotService)

@@ -23,8 +23,8 @@ where
     E: Env<A>,
 {
     let place = work.place;
-    // What is sent to a pod was decided where it came from, and what a bridge passes on is nobody's here.
-    if matches!(place.hook, Hook::PodOut) || place.bridged {
+    // What a bridge passes on is between others.
+    if place.bridged {
         return Step::pass(Reason::NotService);
     }
     let Work { packet, flow, other, frontend, set, .. } = work;

@@ -45,7 +45,7 @@ where
 
 /// Attempts to find a port for a client on the road. Its own is taken only by another flow between the very
 /// same client, port and backend.
-const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 3;
 
 /// Makes the second legs of the flow whose entry is in `work`, of both directions.
 ///
