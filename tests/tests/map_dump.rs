@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// The fields that each map's dump must show: of the key, then of the value. A plain number is
 /// printed as such.
-const FIELDS: [(&str, &[&str], &[&str]); 20] = [
+const FIELDS: [(&str, &[&str], &[&str]); 21] = [
     (names::LB4_FRONTENDS, &["addr", "port", "proto", "pad"], FRONTEND),
     (names::LB6_FRONTENDS, &["addr", "port", "proto", "pad"], FRONTEND),
     (names::LB4_BACKENDS, &[], BACKEND),
@@ -29,6 +29,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 20] = [
     (names::LB4_RANGES, &["prefix_len", "data"], &[]),
     (names::LB6_RANGES, &["prefix_len", "data"], &[]),
     (names::LB_DEVICES, &[], &["snat4", "snat6", "role", "pad"]),
+    (names::LB_XDP_DEVICES, &[], &["ifindex", "mac", "flags", "pad"]),
     (names::LB_SERVICES, &[], &["namespace", "name", "port_name", "proto", "family", "pad"]),
     (names::LB_REASONS, &[], &[]),
     (names::LB_BACKEND_STAT, &[], &["flows", "packets", "bytes"]),

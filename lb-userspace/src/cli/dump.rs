@@ -2,7 +2,7 @@
 //!
 //! Two dumps of equal maps are equal texts, so that diff shows what changed.
 
-use lb_common::{Address as _, DeviceRole, VIP_FILTER_WORDS, names};
+use lb_common::{Address as _, DeviceRole, VIP_FILTER_WORDS, XdpDevice, names};
 use serde::Serialize;
 
 use super::{
@@ -39,6 +39,8 @@ pub struct Dump {
     pub filter_bits: u32,
     /// Devices.
     pub devices: Vec<DeviceRow>,
+    /// What XDP may do at devices.
+    pub xdp_devices: Vec<XdpDeviceRow>,
     /// Flows, both directions of each pair together.
     pub flows: Vec<FlowRow>,
     /// What was counted, zeros left out.
@@ -107,6 +109,19 @@ pub struct DeviceRow {
     pub snat6: String,
 }
 
+/// What XDP may do at one device.
+#[derive(Clone, Debug, Serialize)]
+pub struct XdpDeviceRow {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Its Ethernet address.
+    pub mac: String,
+    /// Whether XDP may take the frames that arrive here for this address.
+    pub receives: bool,
+    /// Whether the driver transmits frames that XDP redirects here.
+    pub transmits: bool,
+}
+
 /// One counter.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReasonRow {
@@ -152,6 +167,12 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
         snat4: device.snat4.ip().to_string(),
         snat6: device.snat6.ip().to_string(),
     });
+    let xdp_devices = snapshot.xdp_devices.iter().map(|device| XdpDeviceRow {
+        ifindex: device.ifindex,
+        mac: device.mac.octets.map(|octet| format!("{octet:02x}")).join(":"),
+        receives: device.flags & XdpDevice::RECEIVES != 0,
+        transmits: device.flags & XdpDevice::TRANSMITS != 0,
+    });
     let reasons = snapshot.reasons.iter().map(|(hook, reason, count)| ReasonRow {
         hook: hook.name(),
         reason: reason.name(),
@@ -170,6 +191,7 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
         affinity: affinity.collect(),
         filter_bits: contents.filter.values().map(|word| word.count_ones()).sum(),
         devices: devices.collect(),
+        xdp_devices: xdp_devices.collect(),
         flows: flows::select(snapshot, &Query { clock, ..Query::default() }).rows,
         reasons: reasons.collect(),
     }
@@ -178,7 +200,8 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
 /// The dump for people.
 pub fn text(dump: &Dump) -> String {
     let Dump { abi, object, generation, services, frontends, backends, .. } = dump;
-    let Dump { slots, ranges, affinity, filter_bits, devices, flows, reasons, .. } = dump;
+    let Dump { slots, ranges, affinity, filter_bits, devices, .. } = dump;
+    let Dump { xdp_devices, flows, reasons, .. } = dump;
     let mut text = format!("ABI {abi}, object {object}, generation {generation}\n");
 
     let mut table = Table::new([">ID", "SERVICE", "PORT NAME", "PROTO", "FAMILY"]);
@@ -267,6 +290,18 @@ pub fn text(dump: &Dump) -> String {
         ]);
     }
     section(&mut text, names::LB_DEVICES, devices.len(), &table);
+
+    let mut table = Table::new([">IFINDEX", "MAC", "RECEIVES", "TRANSMITS"]);
+    for row in xdp_devices {
+        let word = |is: bool| if is { "yes" } else { "no" }.to_owned();
+        table.row([
+            row.ifindex.to_string(),
+            row.mac.clone(),
+            word(row.receives),
+            word(row.transmits),
+        ]);
+    }
+    section(&mut text, names::LB_XDP_DEVICES, xdp_devices.len(), &table);
 
     text += &format!("\nLB4_FLOWS, LB6_FLOWS, LB4_SOCKS, LB6_SOCKS: {}\n", flows.len());
     if !flows.is_empty() {

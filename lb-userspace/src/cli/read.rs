@@ -55,6 +55,7 @@ pub(super) fn everything(pin_dir: &Path) -> anyhow::Result<Snapshot> {
     reader.affinity::<Addr4>(|key, value| affinity.push(Affinity::new(key, value)))?;
     reader.affinity::<Addr6>(|key, value| affinity.push(Affinity::new(key, value)))?;
     snapshot.devices = reader.devices()?;
+    snapshot.xdp_devices = reader.xdp_devices()?;
     snapshot.reasons = reader.reasons()?;
     snapshot.schema = reader.schema()?;
     snapshot.runtime = reader.runtime()?;

@@ -63,6 +63,12 @@ pub(crate) fn vote() -> Snapshot {
         ..Default::default()
     };
     let _none = snapshot.devices.insert(2, device);
+    snapshot.xdp_devices = vec![lb_common::XdpDevice {
+        ifindex: 2,
+        mac: lb_common::MacAddr { octets: [2, 0, 0, 0, 0, 1] },
+        flags: lb_common::XdpDevice::TRANSMITS,
+        pad: 0,
+    }];
     snapshot.reasons = vec![(Hook::ExternalIn, lb_common::Reason::NewFlow, 40)];
     snapshot.schema.abi_version = lb_common::ABI_VERSION;
     snapshot.runtime.generation = 7;

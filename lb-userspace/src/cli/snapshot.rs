@@ -10,7 +10,7 @@ use std::{
 use lb_common::{
     Action, Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, DeviceValue, FlowKey,
     FlowValue, FrontendKey, FrontendKind, FrontendValue, Hook, RangeKey, Reason, Runtime, Schema,
-    SockDirection, SockKey, SockValue, names,
+    SockDirection, SockKey, SockValue, XdpDevice, names,
 };
 
 use crate::{
@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub affinity: Vec<Affinity>,
     /// Devices by interface index.
     pub devices: BTreeMap<u32, DeviceValue>,
+    /// What XDP may do at devices, by interface index.
+    pub xdp_devices: Vec<XdpDevice>,
     /// How often each reason was counted at each hook, zeros left out.
     pub reasons: Vec<(Hook, Reason, u64)>,
     /// Who made the maps.

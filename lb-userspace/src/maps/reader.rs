@@ -13,7 +13,7 @@ use bytemuck::Pod;
 use lb_common::{
     ABI_VERSION, Addr4, Addr6, AffinityKey, AffinityValue, BackendState, BackendStats,
     BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey, FrontendValue, HOOKS, Hook,
-    REASON_SLOTS, Reason, Runtime, Schema, ServiceInfo, SockKey, SockValue, names,
+    REASON_SLOTS, Reason, Runtime, Schema, ServiceInfo, SockKey, SockValue, XdpDevice, names,
 };
 
 use super::{
@@ -187,6 +187,20 @@ impl Reader {
         self.table(names::LB_DEVICES)?.for_each(|ifindex: &u32, value: &DeviceValue| {
             let _new = devices.insert(*ifindex, *value);
         })?;
+        Ok(devices)
+    }
+
+    /// What XDP may do at devices: the entries that are in use, by interface index.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn xdp_devices(&self) -> Result<Vec<XdpDevice>, ReaderError> {
+        let mut devices = Vec::new();
+        self.table(names::LB_XDP_DEVICES)?.for_each(|_: &u32, value: &XdpDevice| {
+            devices.extend((value.ifindex != 0).then_some(*value));
+        })?;
+        devices.sort_by_key(|device| device.ifindex);
         Ok(devices)
     }
 
