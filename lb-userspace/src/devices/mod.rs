@@ -4,8 +4,10 @@
 //! to us is decided by [`role::classify`], a pure function, and nowhere else.
 
 mod glob;
+mod netdev;
 mod netlink;
 pub mod role;
+pub mod settle;
 pub mod table;
 pub mod watch;
 
@@ -31,8 +33,14 @@ pub struct Device {
     pub addresses: Vec<IpAddr>,
     /// Its Ethernet address; `None` when it has none.
     pub mac: Option<MacAddr>,
+    /// Whether its packets have an Ethernet header.
+    pub ethernet: bool,
     /// Whether it is a physical device (or a virtual machine's): it hangs on a bus.
     pub physical: bool,
+    /// Whether its driver transmits what XDP redirects to it.
+    pub transmits: bool,
+    /// Whether a route leads over it.
+    pub routed: bool,
     /// Why it has its role, for people.
     pub why: &'static str,
 }
@@ -46,9 +54,19 @@ impl Device {
             role: DeviceRole::Other,
             addresses: Vec::new(),
             mac: None,
+            ethernet: true,
             physical: false,
+            transmits: false,
+            routed: false,
             why: "",
         }
+    }
+
+    /// Whether something depends on its programs: a pod, the node's own traffic, an address or a
+    /// route.
+    pub fn is_needed(&self) -> bool {
+        let always = matches!(self.role, DeviceRole::Workload | DeviceRole::Loopback);
+        always || self.routed || self.addresses.iter().any(|ip| is_global(*ip))
     }
 
     /// The first IPv4 address that others can reach.
@@ -96,36 +114,76 @@ pub struct LinkFacts {
     pub loopback: bool,
     /// Whether it carries Ethernet frames.
     pub ethernet: bool,
+    /// Whether no IP packet can pass it.
+    pub without_ip: bool,
+    /// Kind of the device that it is enslaved to, if it is; empty when that is unknown.
+    pub master: Option<String>,
     /// Ethernet address.
     pub mac: Option<MacAddr>,
     /// Whether its other end is in another network namespace.
     pub peer_elsewhere: bool,
     /// Whether it hangs on a bus.
     pub physical: bool,
+    /// Whether its driver transmits what XDP redirects to it.
+    pub transmits: bool,
     /// Addresses in the order of the kernel, none that is still tentative.
     pub addresses: Vec<IpAddr>,
+    /// Whether one of them is global and has a network on the link, rather than standing alone.
+    pub on_network: bool,
+    /// Whether a route leads over it, other than those that every device has.
+    pub routed: bool,
+    /// Whether one of these leads to a network rather than to a single address.
+    pub to_network: bool,
     /// Metric of the best IPv4 default route over it.
     pub default4: Option<u32>,
     /// Metric of the best IPv6 default route over it.
     pub default6: Option<u32>,
 }
 
+impl LinkFacts {
+    /// Whether it is a network interface of the node, or a part or a sum of them.
+    fn is_interface(&self) -> bool {
+        let kind = self.kind.as_deref();
+        let virtual_one = matches!(kind, Some("bond" | "team" | "vlan" | "macvlan" | "ipvlan"));
+        self.physical || virtual_one || (self.peer_elsewhere && kind == Some("veth"))
+    }
+
+    /// Whether what it is to us, or whether something depends on it, is told by its routes alone.
+    fn minds_routes(&self) -> bool {
+        let tun = self.kind.as_deref() == Some("tun") && !self.ethernet;
+        tun || !(self.routed || self.addresses.iter().any(|ip| is_global(*ip)))
+    }
+}
+
+/// What each of these links is by itself, by interface index.
+pub fn classify(links: &[LinkFacts], rules: &Rules) -> Vec<Device> {
+    let mut devices: Vec<Device> = links.iter().map(|link| role::classify(link, rules)).collect();
+    devices.sort_by_key(|device| device.ifindex);
+    devices
+}
+
 impl NodeState {
-    /// What these links make of the node.
-    pub fn assemble(mut links: Vec<LinkFacts>, rules: &Rules) -> Self {
-        links.sort_by_key(|link| link.ifindex);
+    /// What these links, which are these devices, make of the node.
+    pub fn assemble(links: &[LinkFacts], devices: Vec<Device>, rules: &Rules) -> Self {
         let best = |metric: fn(&LinkFacts) -> Option<u32>| {
             let with_route = links.iter().filter(|link| metric(link).is_some());
             with_route.min_by_key(|link| metric(link)).map(|link| link.ifindex)
         };
         let (default4, default6) = (best(|link| link.default4), best(|link| link.default6));
-        let devices: Vec<Device> = links.iter().map(|link| role::classify(link, rules)).collect();
         let addresses: BTreeSet<IpAddr> =
             links.iter().flat_map(|link| link.addresses.iter().copied()).collect();
-        // External devices stand in for a default route that is missing.
+        // External devices stand in for a default route that is missing: network interfaces before
+        // the bridges and tunnels behind which pods are.
+        let interface = |ifindex: u32| {
+            let link = links.iter().find(|link| link.ifindex == ifindex);
+            link.is_some_and(LinkFacts::is_interface)
+        };
+        let mut external: Vec<&Device> =
+            devices.iter().filter(|device| device.role == DeviceRole::External).collect();
+        external.sort_by_key(|device| !interface(device.ifindex));
         let ranked = |default: Option<u32>| {
             let first = devices.iter().filter(move |device| Some(device.ifindex) == default);
-            first.chain(devices.iter().filter(|device| device.role == DeviceRole::External))
+            first.chain(external.iter().copied())
         };
         let given4 = rules.node_ips.iter().find_map(|ip| match ip {
             IpAddr::V4(ip) => Some(*ip),
@@ -166,6 +224,10 @@ mod tests {
         LinkFacts { ifindex, name: name.into(), ethernet: true, addresses, ..LinkFacts::default() }
     }
 
+    fn assemble(links: &[LinkFacts], rules: &Rules) -> NodeState {
+        NodeState::assemble(links, classify(links, rules), rules)
+    }
+
     #[test]
     fn the_best_default_route_tells_the_primary_address_of_each_family() {
         let links = vec![
@@ -173,13 +235,13 @@ mod tests {
             LinkFacts { default4: Some(100), ..link(2, "a", &["192.0.2.2", "2001:db8::2"]) },
             LinkFacts { default4: Some(50), ..link(4, "c", &["169.254.0.4", "192.0.2.4"]) },
         ];
-        let state = NodeState::assemble(links.clone(), &Rules::default());
+        let state = assemble(&links, &Rules::default());
         assert_eq!(state.primary4, Some([192, 0, 2, 4].into()));
         assert_eq!(state.primary6, Some("2001:db8::3".parse().expect("an address")));
         assert_eq!(state.devices.iter().map(|d| d.ifindex).collect::<Vec<_>>(), [2, 3, 4]);
         assert_eq!(state.addresses.len(), 6);
         let given = Rules { node_ips: vec![[192, 0, 2, 2].into()], ..Rules::default() };
-        assert_eq!(NodeState::assemble(links, &given).primary4, Some([192, 0, 2, 2].into()));
+        assert_eq!(assemble(&links, &given).primary4, Some([192, 0, 2, 2].into()));
     }
 
     /// The kernel lists IPv6 addresses from the newest to the oldest.
@@ -188,18 +250,33 @@ mod tests {
         let addresses = ["192.0.2.1", "192.0.2.9", "2001:db8::9", "2001:db8::1", "fe80::1"];
         let eth0 =
             LinkFacts { default4: Some(0), default6: Some(0), ..link(2, "eth0", &addresses) };
-        let state = NodeState::assemble(vec![eth0], &Rules::default());
+        let state = assemble(&[eth0], &Rules::default());
         assert_eq!(state.primary4, Some([192, 0, 2, 1].into()));
         assert_eq!(state.primary6, Some("2001:db8::1".parse().expect("an address")));
     }
 
     #[test]
+    fn a_device_is_needed_when_something_depends_on_it() {
+        let role = |role| Device { role, ..Device::named("x", 2) };
+        let external = role(DeviceRole::External);
+        let addressed = |ip: &str| {
+            let addresses = vec![ip.parse().expect("an address")];
+            Device { addresses, ..external.clone() }
+        };
+        assert!(!external.is_needed());
+        assert!(!addressed("fe80::1").is_needed(), "every device has such an address");
+        assert!(addressed("192.0.2.1").is_needed());
+        assert!(Device { routed: true, ..external.clone() }.is_needed());
+        assert!(role(DeviceRole::Workload).is_needed() && role(DeviceRole::Loopback).is_needed());
+    }
+
+    #[test]
     fn without_a_default_route_an_external_device_gives_the_address() {
         let links = vec![
-            link(2, "other", &["192.0.2.1"]),
+            LinkFacts { kind: Some("bridge".into()), ..link(2, "br0", &["192.0.2.1"]) },
             LinkFacts { physical: true, ..link(3, "nic", &["192.0.2.3"]) },
         ];
-        let state = NodeState::assemble(links, &Rules::default());
+        let state = assemble(&links, &Rules::default());
         assert_eq!((state.primary4, state.primary6), (Some([192, 0, 2, 3].into()), None));
     }
 }

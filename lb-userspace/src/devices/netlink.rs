@@ -1,4 +1,4 @@
-//! rtnetlink: dumps of links, addresses and default routes, and the stream of changes.
+//! rtnetlink: dumps of links, addresses and routes, and the stream of changes.
 //!
 //! Invariant: a message that cannot be parsed is skipped, never an error: kernels add attributes.
 //! Sockets belong to the network namespace of the thread that made them.
@@ -15,14 +15,14 @@ use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::{
-    RouteNetlinkMessage,
+    AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
-    route::{RouteAttribute, RouteHeader, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::LinkFacts;
+use super::{LinkFacts, is_global, netdev};
 
 /// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE.
 const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
@@ -46,6 +46,8 @@ pub(super) enum Received {
 #[derive(Debug)]
 pub(super) struct Changes {
     socket: Socket,
+    /// What drivers can do for XDP; `None` where the kernel does not tell.
+    features: Option<netdev::Changes>,
 }
 
 impl Changes {
@@ -59,7 +61,17 @@ impl Changes {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        Ok(Self { socket })
+        Ok(Self { socket, features: netdev::Changes::join() })
+    }
+
+    /// Whether drivers began or ceased to do something for XDP since this was asked last.
+    pub(super) fn features_changed(&self) -> bool {
+        self.features.as_ref().is_some_and(netdev::Changes::drain)
+    }
+
+    /// The descriptor of what [`features_changed`](Self::features_changed) reads, to wait on.
+    pub(super) fn features_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.features.as_ref().map(netdev::Changes::fd)
     }
 
     /// Reads what is there, without waiting.
@@ -79,13 +91,26 @@ impl Changes {
     }
 }
 
-/// Reads all links with their addresses and default routes.
+/// Reads all links with their addresses and routes, and what their drivers can do for XDP.
 pub(super) fn links() -> io::Result<Vec<LinkFacts>> {
     let mut links = BTreeMap::new();
+    let mut slaves = Vec::new();
     for message in dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         if let RouteNetlinkMessage::NewLink(link) = message {
             let facts = link_facts(&link);
+            slaves.extend(master(&link).map(|master| (facts.ifindex, master)));
             let _before = links.insert(facts.ifindex, facts);
+        }
+    }
+    for (slave, master) in slaves {
+        let kind = links.get(&master).and_then(|master: &LinkFacts| master.kind.clone());
+        if let Some(link) = links.get_mut(&slave) {
+            link.master = Some(kind.unwrap_or_default());
+        }
+    }
+    for ifindex in netdev::transmitting() {
+        if let Some(link) = links.get_mut(&ifindex) {
+            link.transmits = true;
         }
     }
     for message in dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
@@ -93,12 +118,14 @@ pub(super) fn links() -> io::Result<Vec<LinkFacts>> {
             && let Some(ip) = usable_address(&address)
             && let Some(link) = links.get_mut(&address.header.index)
         {
+            let whole = if ip.is_ipv4() { 32 } else { 128 };
+            link.on_network |= is_global(ip) && address.header.prefix_len < whole;
             link.addresses.push(ip);
         }
     }
     for message in dump(RouteNetlinkMessage::GetRoute(RouteMessage::default()))? {
         if let RouteNetlinkMessage::NewRoute(route) = message {
-            note_default_route(&route, &mut links);
+            note_route(&route, &mut links);
         }
     }
     Ok(links.into_values().collect())
@@ -177,6 +204,7 @@ fn link_facts(link: &LinkMessage) -> LinkFacts {
         ifindex: link.header.index,
         loopback: link.header.flags.contains(LinkFlags::Loopback),
         ethernet: link.header.link_layer_type == LinkLayerType::Ether,
+        without_ip: carries_no_ip(link.header.link_layer_type),
         ..LinkFacts::default()
     };
     for attribute in &link.attributes {
@@ -196,6 +224,36 @@ fn link_facts(link: &LinkMessage) -> LinkFacts {
         }
     }
     facts
+}
+
+/// The index of the device that this one is enslaved to.
+fn master(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| {
+        let LinkAttribute::Controller(master) = attribute else { return None };
+        Some(*master)
+    })
+}
+
+/// Whether no IP packet can pass a device of this type: field buses, monitors, telephones.
+fn carries_no_ip(layer: LinkLayerType) -> bool {
+    use LinkLayerType as Type;
+    matches!(
+        layer,
+        Type::Can
+            | Type::Mctp
+            | Type::Netlink
+            | Type::Vsockmon
+            | Type::Phonet
+            | Type::PhonetPipe
+            | Type::Ieee80211
+            | Type::Ieee80211Prism
+            | Type::Ieee80211Radiotap
+            | Type::Ieee802154
+            | Type::Ieee802154Monitor
+            | Type::X25
+            | Type::Hwx25
+            | Type::Lapb
+    )
 }
 
 /// The address in a message, unless it is not (or no longer) to be used.
@@ -224,23 +282,50 @@ pub(super) fn is_default_route(route: &RouteMessage) -> bool {
         && header.table == RouteHeader::RT_TABLE_MAIN
 }
 
-fn note_default_route(route: &RouteMessage, links: &mut BTreeMap<u32, LinkFacts>) {
-    if !is_default_route(route) {
-        return;
-    }
-    let v4 = route.header.address_family == netlink_packet_route::AddressFamily::Inet;
-    let (mut metric, mut devices) = (0, Vec::new());
+/// Whether a route leads other packets than the node's own to some device: not one to an address of
+/// the node, and not one that every device has for its link.
+pub(super) fn leads_away(route: &RouteMessage) -> bool {
+    let everyones = |address: &RouteAddress| match address {
+        RouteAddress::Inet(ip) => ip.is_link_local() || ip.is_multicast(),
+        RouteAddress::Inet6(ip) => ip.is_unicast_link_local() || ip.is_multicast(),
+        RouteAddress::Mpls(_) | RouteAddress::Other(_) | _ => true,
+    };
+    route.header.kind == RouteType::Unicast
+        && !route
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, RouteAttribute::Destination(to) if everyones(to)))
+}
+
+/// The devices that a route leads to.
+pub(super) fn devices_of(route: &RouteMessage) -> Vec<u32> {
+    let mut devices = Vec::new();
     for attribute in &route.attributes {
         if let RouteAttribute::Oif(ifindex) = attribute {
             devices.push(*ifindex);
-        } else if let RouteAttribute::Priority(priority) = attribute {
-            metric = *priority;
         } else if let RouteAttribute::MultiPath(hops) = attribute {
             devices.extend(hops.iter().map(|hop| hop.interface_index));
         }
     }
-    for ifindex in devices {
-        if let Some(link) = links.get_mut(&ifindex) {
+    devices
+}
+
+fn note_route(route: &RouteMessage, links: &mut BTreeMap<u32, LinkFacts>) {
+    if !leads_away(route) {
+        return;
+    }
+    let v4 = route.header.address_family == AddressFamily::Inet;
+    let to_network = route.header.destination_prefix_length < if v4 { 32 } else { 128 };
+    let metric = route.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Priority(metric) = attribute else { return None };
+        Some(*metric)
+    });
+    let metric = metric.unwrap_or(0);
+    for ifindex in devices_of(route) {
+        let Some(link) = links.get_mut(&ifindex) else { continue };
+        link.routed = true;
+        link.to_network |= to_network;
+        if is_default_route(route) {
             let best = if v4 { &mut link.default4 } else { &mut link.default6 };
             *best = Some(best.map_or(metric, |other| other.min(metric)));
         }

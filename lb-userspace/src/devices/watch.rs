@@ -6,7 +6,7 @@
 //! longer than the next message, and losing messages (a full socket buffer) costs one read.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{self, Read as _, Write as _},
     net::IpAddr,
     os::{fd::AsFd as _, unix::net::UnixStream},
@@ -18,14 +18,15 @@ use std::{
 use netlink_packet_route::{
     RouteNetlinkMessage,
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::RouteFlags,
+    route::{RouteFlags, RouteMessage},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::watch;
 
 use super::{
-    NodeState, Rules,
+    LinkFacts, NodeState, Rules, classify,
     netlink::{self, Changes, Received},
+    settle::{Roles, Settled, settle},
 };
 
 /// How long changes are gathered before they are acted on.
@@ -55,7 +56,8 @@ impl Watcher {
     /// When netlink cannot be used at all.
     pub fn start(rules: Rules, renew: impl FnMut() + Send + 'static) -> io::Result<Self> {
         let changes = Changes::join()?;
-        let (publish, states) = watch::channel(NodeState::assemble(netlink::links()?, &rules));
+        let mut look = Look::default();
+        let (publish, states) = watch::channel(look.again(&rules)?);
         let rules = Arc::new(Mutex::new(rules));
         let (wake, woken) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
@@ -64,6 +66,7 @@ impl Watcher {
             woken,
             publish,
             renew: Box::new(renew),
+            look,
             neighbours: Neighbours::default(),
         };
         let _detached =
@@ -92,7 +95,32 @@ struct Thread {
     woken: UnixStream,
     publish: watch::Sender<NodeState>,
     renew: Box<dyn FnMut() + Send>,
+    look: Look,
     neighbours: Neighbours,
+}
+
+/// What is remembered from one look at the devices for the next.
+#[derive(Debug, Default)]
+struct Look {
+    roles: Roles,
+    /// When a role is due to change although nothing happens.
+    due: Option<Instant>,
+    /// The devices whose routes tell what they are. Others' routes may be many and change often.
+    minding_routes: HashSet<u32>,
+}
+
+impl Look {
+    /// Reads everything.
+    fn again(&mut self, rules: &Rules) -> io::Result<NodeState> {
+        let links = netlink::links()?;
+        let found = classify(&links, rules);
+        let Settled { devices, roles, again } = settle(&self.roles, found, Instant::now());
+        self.roles = roles;
+        self.due = again;
+        let minding = links.iter().filter(|link| LinkFacts::minds_routes(link));
+        self.minding_routes = minding.map(|link| link.ifindex).collect();
+        Ok(NodeState::assemble(&links, devices, rules))
+    }
 }
 
 /// What has to be done at the next occasion.
@@ -132,11 +160,17 @@ impl Thread {
                 at = Instant::now() + RENEW;
                 continue;
             }
+            if idle && self.look.due.is_some_and(|due| Instant::now() >= due) {
+                due.read = true;
+                at = Instant::now();
+                continue;
+            }
             if idle && Instant::now() >= at {
                 due.renew = true;
                 continue;
             }
-            let timeout = at.saturating_duration_since(Instant::now());
+            let wake = self.look.due.filter(|_| idle).map_or(at, |due| at.min(due));
+            let timeout = wake.saturating_duration_since(Instant::now());
             if self.wait(changes, timeout)? {
                 return Ok(());
             }
@@ -151,7 +185,7 @@ impl Thread {
     fn act(&mut self, due: Due) -> io::Result<()> {
         if due.read {
             let rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let state = NodeState::assemble(netlink::links()?, &rules);
+            let state = self.look.again(&rules)?;
             let _changed = self.publish.send_if_modified(|published| {
                 let differs = *published != state;
                 *published = state;
@@ -166,10 +200,11 @@ impl Thread {
 
     /// Waits for a change; true when the watcher was dropped.
     fn wait(&self, changes: &Changes, timeout: Duration) -> io::Result<bool> {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(changes.fd(), PollFlags::POLLIN),
             PollFd::new(self.woken.as_fd(), PollFlags::POLLIN),
         ];
+        fds.extend(changes.features_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let millis = u16::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
         match poll(&mut fds, PollTimeout::from(millis)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
@@ -183,6 +218,7 @@ impl Thread {
     fn drain(&mut self, changes: &Changes) -> io::Result<Due> {
         let mut due = Due::default();
         let mut bytes = [0; 64];
+        due.read |= changes.features_changed();
         while matches!((&self.woken).read(&mut bytes), Ok(1..)) {
             due.read = true;
         }
@@ -202,12 +238,18 @@ impl Thread {
         }
     }
 
+    /// Whether a route says what a device is.
+    fn tells(&self, route: &RouteMessage) -> bool {
+        let minds = |ifindex: &u32| self.look.minding_routes.contains(ifindex);
+        netlink::leads_away(route) && netlink::devices_of(route).iter().any(minds)
+    }
+
     fn note(&mut self, message: &RouteNetlinkMessage, due: &mut Due) {
         if let RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) = message
         {
             if !route.header.flags.contains(RouteFlags::Cloned) {
                 due.renew = true;
-                due.read |= netlink::is_default_route(route);
+                due.read |= netlink::is_default_route(route) || self.tells(route);
             }
         } else if let RouteNetlinkMessage::NewNeighbour(neighbour) = message {
             due.renew |= self.neighbours.changed(neighbour, false);

@@ -60,7 +60,7 @@ fn devices_addresses_and_routes_are_followed() {
 
         ip("link add up0 type veth peer name up0-p");
         let up = until("the device", || find(&state(), "up0"));
-        assert_eq!((up.role, up.why), (DeviceRole::Other, "veth within this namespace"));
+        assert_eq!((up.role, up.why), (DeviceRole::External, "link within this namespace"));
         assert!(up.mac.is_some() && !up.physical);
         ip("link set up0 up");
         ip("link set up0-p up");
@@ -68,9 +68,9 @@ fn devices_addresses_and_routes_are_followed() {
         ip("addr add 192.0.2.3/24 dev up0");
         ip("addr add 2001:db8::2/64 dev up0 nodad");
         ip("route add default via 192.0.2.1");
-        let up =
-            until("the role", || find(&state(), "up0").filter(|d| d.role == DeviceRole::External));
-        assert_eq!(up.why, "carries a default route");
+        let up = until("the route", || {
+            find(&state(), "up0").filter(|device| device.why == "carries a default route")
+        });
         assert_eq!(up.primary4(), Some([192, 0, 2, 2].into()));
         until("the primary addresses", || {
             let state = state();
