@@ -27,12 +27,12 @@ use crate::{cli::args::RunArgs, housekeeper::Lifetimes, model::ExternalIps, node
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
-    /// Native where the driver can, generic elsewhere, none where neither works.
+    /// In the driver of physical devices, where it can.
     #[default]
     Auto,
-    /// In the driver, or not at all.
+    /// In the driver of all devices, where it can.
     Native,
-    /// In the stack: for tests.
+    /// In the stack, on all devices: for tests.
     Generic,
     /// tc only.
     Off,

@@ -142,10 +142,27 @@ pub struct DeviceStatus {
     pub why: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Whether something depends on it: a pod, the node's own traffic, an address or a route.
+    #[serde(default)]
+    pub needed: bool,
     /// The programs that it carries.
     pub programs: Vec<ProgramStatus>,
+    /// Whether XDP runs on it; `None` where XDP has no place: on devices that are not external.
+    #[serde(default)]
+    pub xdp: Option<XdpStatus>,
     /// Why it does not carry all that it should.
     pub error: Option<String>,
+}
+
+/// XDP on one external device. Nothing depends on it: without it tc does the same.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct XdpStatus {
+    /// How it runs: `native` or `generic`; `None` when it does not.
+    pub mode: Option<String>,
+    /// Why it does not run.
+    pub why_not: Option<String>,
+    /// Whether the driver transmits what XDP redirects to the device.
+    pub transmits: bool,
 }
 
 /// One program on one hook.
@@ -252,7 +269,8 @@ impl Status {
         if let Some(error) = self.last_apply.as_ref().and_then(|apply| apply.error.as_ref()) {
             ailments.push(format!("writing maps: {error}"));
         }
-        for device in &self.devices {
+        // Where nothing leads over a device, nothing is missed there.
+        for device in self.devices.iter().filter(|device| device.needed) {
             if let Some(error) = &device.error {
                 ailments.push(format!("device {}: {error}", device.name));
             }
@@ -385,12 +403,18 @@ mod tests {
         status.source.synced = false;
         status.devices.push(DeviceStatus {
             name: "eth0".into(),
-            error: Some("XDP is in use by another program".into()),
+            needed: true,
+            error: Some("attaching eth0:tc-in: out of memory".into()),
+            ..DeviceStatus::default()
+        });
+        status.devices.push(DeviceStatus {
+            name: "tunl0".into(),
+            error: Some("attaching tunl0:tc-in: out of memory".into()),
             ..DeviceStatus::default()
         });
         status.last_apply = Some(ApplyStatus { error: Some("full".into()), ..Default::default() });
         let ailments = status.ailments();
         assert_eq!(ailments.len(), 3, "{ailments:?}");
-        assert_eq!(ailments[2], "device eth0: XDP is in use by another program");
+        assert_eq!(ailments[2], "device eth0: attaching eth0:tc-in: out of memory");
     }
 }

@@ -325,7 +325,8 @@ impl Agent {
         self.status.beside = self.beside.texts();
         self.status.source.synced = coverage != Coverage::None;
         self.status.source.complete = coverage == Coverage::Full;
-        self.status.devices = report::devices(&self.node, &attached, &self.attach_problems);
+        self.status.devices =
+            report::devices(&self.node, &attached, self.datapath.xdp(), &self.attach_problems);
         let cgroup = self.datapath.cgroup_root().map(ToOwned::to_owned);
         self.status.sockets =
             report::sockets(&self.config, cgroup, &attached, &self.attach_problems);

@@ -11,15 +11,16 @@ use crate::{
     config::{Config, SocketLb},
     datapath::{
         attach::{AttachProblem, CGROUP},
-        links::{self, Pinned},
+        links::{self, Pinned, XdpFlavour},
         wanted,
+        xdp::{self, NoXdp},
     },
     devices::{Device, NodeState},
     model::Problem,
     source::kube::{Class, SourceState},
     status::{
         self, ApiStatus, DeviceStatus, ProblemStatus, ProgramStatus, SocketStatus, SourceStatus,
-        WatchStatus,
+        WatchStatus, XdpStatus,
     },
 };
 
@@ -37,7 +38,7 @@ pub(super) fn attached(links_dir: &Path, devices: &[Device], config: &Config) ->
             devices
                 .iter()
                 .filter(|known| known.name == device)
-                .flat_map(|known| wanted::wanted(known, config.xdp))
+                .flat_map(|known| wanted::wanted(known, xdp::flavour(known, config.xdp).ok()))
                 .find(|wanted| wanted.place.name() == place)
                 .map_or_else(|| place.to_owned(), |wanted| wanted.program.to_owned())
         };
@@ -58,6 +59,7 @@ pub(super) fn attached(links_dir: &Path, devices: &[Device], config: &Config) ->
 pub(super) fn devices(
     state: &NodeState,
     attached: &Attached,
+    xdp: &BTreeMap<u32, Result<XdpFlavour, NoXdp>>,
     problems: &[AttachProblem],
 ) -> Vec<DeviceStatus> {
     let mut devices: Vec<DeviceStatus> = state
@@ -69,12 +71,26 @@ pub(super) fn devices(
             role: device.role.name().to_owned(),
             why: device.why.to_owned(),
             addresses: device.addresses.clone(),
+            needed: device.is_needed(),
             programs: attached.get(&device.name).cloned().unwrap_or_default(),
+            xdp: xdp.get(&device.ifindex).map(|choice| xdp_status(device, choice)),
             error: errors(problems, &device.name),
         })
         .collect();
     devices.sort_by(|a, b| a.name.cmp(&b.name));
     devices
+}
+
+fn xdp_status(device: &Device, choice: &Result<XdpFlavour, NoXdp>) -> XdpStatus {
+    let mode = |flavour: &XdpFlavour| match flavour {
+        XdpFlavour::Native => "native".to_owned(),
+        XdpFlavour::Generic => "generic".to_owned(),
+    };
+    XdpStatus {
+        mode: choice.as_ref().ok().map(mode),
+        why_not: choice.as_ref().err().map(ToString::to_string),
+        transmits: device.transmits,
+    }
 }
 
 /// The socket programs for the status file.

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::table::{Table, span};
-use crate::status::{ApiStatus, MapStatus, ProblemStatus, ProgramStatus, Status, WatchStatus};
+use crate::status::{
+    ApiStatus, MapStatus, ProblemStatus, ProgramStatus, Status, WatchStatus, XdpStatus,
+};
 
 /// Everything that `lb status` found out.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
@@ -293,7 +295,7 @@ fn millis(micros: u64) -> String {
 }
 
 fn devices(agent: &Status) -> String {
-    let mut table = Table::new(["DEVICE", "ROLE", "PROGRAMS", "WHY"]);
+    let mut table = Table::new(["DEVICE", "ROLE", "PROGRAMS", "XDP", "WHY"]);
     for device in &agent.devices {
         let program = |p: &ProgramStatus| format!("{} ({})", p.program, p.mode);
         let programs: Vec<String> = device.programs.iter().map(program).collect();
@@ -301,6 +303,7 @@ fn devices(agent: &Status) -> String {
             device.name.clone(),
             device.role.clone(),
             if programs.is_empty() { "-".to_owned() } else { programs.join(", ") },
+            device.xdp.as_ref().map_or("-", xdp).to_owned(),
             match &device.error {
                 Some(error) => format!("{}; {error}", device.why),
                 None => device.why.clone(),
@@ -308,6 +311,12 @@ fn devices(agent: &Status) -> String {
         ]);
     }
     if table.is_empty() { String::new() } else { format!("\n{table}") }
+}
+
+/// How XDP runs on a device, or why it does not.
+fn xdp(status: &XdpStatus) -> &str {
+    let XdpStatus { mode, why_not, .. } = status;
+    mode.as_deref().or(why_not.as_deref()).unwrap_or("-")
 }
 
 /// The problems as a table; nothing where there is none.

@@ -18,6 +18,7 @@ use super::{
     links::{self, Direction, LinkError, Links, Outcome, Pinned, Target, XdpFlavour, pin_name},
     load::Programs,
     wanted::{Place, Wanted, cgroup_attach_type, wanted},
+    xdp::{self, NoXdp, XdpTable},
 };
 use crate::{
     config::{TcMode, XdpMode},
@@ -27,22 +28,13 @@ use crate::{
 
 /// A device, or the cgroup, that could not be given its programs.
 #[derive(Debug, thiserror::Error)]
-#[error("{error}{}", advice(error))]
+#[error("{error}")]
 pub struct AttachProblem {
     /// Name of the device; `cgroup` for the socket programs.
     pub device: String,
     /// What went wrong.
     #[source]
     pub error: LinkError,
-}
-
-fn advice(error: &LinkError) -> &'static str {
-    match error.source.raw_os_error() {
-        Some(libc::EBUSY) => ": another XDP program is there; remove it, or use --xdp=off",
-        Some(libc::EOPNOTSUPP) => ": the driver cannot run XDP; use --xdp=auto, generic or off",
-        Some(libc::ERANGE) => ": the MTU is too large for XDP; use --xdp=off",
-        _ => "",
-    }
 }
 
 /// What this process attached, so that a change of one device touches only that.
@@ -53,8 +45,11 @@ pub struct Attachments {
     xdp: XdpMode,
     /// By pin name: the device's index and the program.
     done: BTreeMap<String, (u32, &'static str)>,
-    /// Those of them that the device cannot have, and does without.
-    without: BTreeSet<String>,
+    /// Those of them that the device cannot have, and does without, with the reason.
+    without: BTreeMap<String, NoXdp>,
+    table: XdpTable,
+    /// How XDP runs on each external device, or why it does not.
+    xdp_of: BTreeMap<u32, Result<XdpFlavour, NoXdp>>,
 }
 
 /// The pins of the socket programs are named like those of a device of this name.
@@ -62,8 +57,14 @@ pub const CGROUP: &str = "cgroup";
 
 impl Attachments {
     /// Nothing attached by this process yet.
-    pub fn new(links: Links, tc: TcMode, xdp: XdpMode) -> Self {
-        Self { links, tc, xdp, done: BTreeMap::new(), without: BTreeSet::new() }
+    pub fn new(links: Links, tc: TcMode, xdp: XdpMode, table: XdpTable) -> Self {
+        let (done, without, xdp_of) = Default::default();
+        Self { links, tc, xdp, done, without, table, xdp_of }
+    }
+
+    /// How XDP runs on each external device, by interface index, or why it does not.
+    pub fn xdp(&self) -> &BTreeMap<u32, Result<XdpFlavour, NoXdp>> {
+        &self.xdp_of
     }
 
     /// Brings the programs of all devices to what their roles ask for.
@@ -75,41 +76,69 @@ impl Attachments {
         if let Err(source) = renamed {
             problems.push(problem("pins", "links", "following renamed devices of", source));
         }
+        self.xdp_of = xdp::choose(devices, self.xdp);
         let mut kept = BTreeSet::new();
         for device in devices {
-            for wanted in wanted(device, self.xdp) {
+            let flavour = self.xdp_of.get(&device.ifindex).and_then(|choice| choice.clone().ok());
+            for wanted in wanted(device, flavour) {
                 let pin = pin_name(&device.name, wanted.place.name());
                 let _new = kept.insert(pin.clone());
-                if self.done.get(&pin) == Some(&(device.ifindex, wanted.program)) {
-                    continue;
-                }
-                match self.attach(programs, device, &wanted, &pin) {
-                    Ok(outcome) => {
-                        tracing::info!(
-                            device = device.name,
-                            hook = wanted.place.name(),
-                            program = wanted.program,
-                            adopted = outcome == Outcome::Adopted,
-                            "program attached"
-                        );
-                        let _before = self.without.remove(&pin);
-                        let _before = self.done.insert(pin, (device.ifindex, wanted.program));
-                    }
-                    Err(error) if wanted.optional => {
-                        let reason = error.source.to_string();
-                        tracing::info!(device = device.name, reason, "no XDP here, tc serves it");
-                        // Not tried again until the device is made anew.
-                        let _new = self.without.insert(pin.clone());
-                        let _before = self.done.insert(pin, (device.ifindex, wanted.program));
-                    }
-                    Err(error) => {
-                        problems.push(AttachProblem { device: device.name.clone(), error });
-                    }
+                problems.extend(self.bring(programs, device, &wanted, &pin).err());
+                if let Some(why) = self.without.get(&pin) {
+                    let _before = self.xdp_of.insert(device.ifindex, Err(why.clone()));
                 }
             }
         }
         self.prune(&kept, &mut problems);
+        let receiving = self.receiving();
+        if let Err(source) = self.table.sync(&xdp::entries(devices, self.xdp, &receiving)) {
+            problems.push(problem("XDP", names::LB_XDP_DEVICES, "writing", source));
+        }
         problems
+    }
+
+    /// Makes one program run, unless it does already.
+    fn bring(
+        &mut self,
+        programs: &mut Programs,
+        device: &Device,
+        wanted: &Wanted,
+        pin: &str,
+    ) -> Result<(), AttachProblem> {
+        let done = (device.ifindex, wanted.program);
+        if self.done.get(pin) == Some(&done) {
+            return Ok(());
+        }
+        let _before = self.without.remove(pin);
+        match (self.attach(programs, device, wanted, pin), wanted.place) {
+            (Ok(outcome), _) => {
+                tracing::info!(
+                    device = device.name,
+                    hook = wanted.place.name(),
+                    program = wanted.program,
+                    adopted = outcome == Outcome::Adopted,
+                    "program attached"
+                );
+            }
+            (Err(error), Place::Xdp(_)) => {
+                let why = xdp::refused(&error);
+                tracing::info!(device = device.name, %why, "no XDP here, tc serves it");
+                // Not tried again until the device is made anew.
+                let _before = self.without.insert(pin.to_owned(), why);
+            }
+            (Err(error), Place::Tc(_)) => {
+                return Err(AttachProblem { device: device.name.clone(), error });
+            }
+        }
+        let _before = self.done.insert(pin.to_owned(), done);
+        Ok(())
+    }
+
+    /// The devices that carry our XDP program.
+    fn receiving(&self) -> BTreeSet<u32> {
+        let xdp = |program| program == names::LB_XDP_IN;
+        let done = self.done.iter().filter(|(pin, _)| !self.without.contains_key(*pin));
+        done.filter(|(_, (_, program))| xdp(*program)).map(|(_, (ifindex, _))| *ifindex).collect()
     }
 
     fn attach(
@@ -164,7 +193,9 @@ impl Attachments {
         let lost: Vec<String> = self
             .done
             .iter()
-            .filter(|(pin, (ifindex, _))| !self.without.contains(*pin) && missing(pin, *ifindex))
+            .filter(|(pin, (ifindex, _))| {
+                !self.without.contains_key(*pin) && missing(pin, *ifindex)
+            })
             .map(|(pin, _)| pin.clone())
             .collect();
         for pin in &lost {
@@ -276,7 +307,7 @@ impl Attachments {
     /// Detaches what no device wants any more.
     fn prune(&mut self, kept: &BTreeSet<String>, problems: &mut Vec<AttachProblem>) {
         self.done.retain(|pin, _| kept.contains(pin));
-        self.without.retain(|pin| kept.contains(pin));
+        self.without.retain(|pin, _| kept.contains(pin));
         let pins = match self.links.pins() {
             Ok(pins) => pins,
             Err(source) => {

@@ -15,19 +15,21 @@ pub mod paths;
 pub mod probe;
 pub mod sysctl;
 pub mod wanted;
+pub mod xdp;
 
-use std::{fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use lb_common::{ABI_VERSION, Settings};
 
 use self::{
     attach::{AttachProblem, Attachments},
-    links::Links,
+    links::{Links, XdpFlavour},
     load::{LoadError, Programs},
     lock::{Lock, LockError},
     options::Options,
     paths::PinPaths,
     probe::ProbeError,
+    xdp::{NoXdp, XdpTable},
 };
 use crate::{
     clock::{Clock, ClockError},
@@ -62,6 +64,9 @@ pub enum DatapathError {
     /// The programs cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A map cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
 }
 
 /// The loaded datapath of one agent, which holds the lock on its pin directory.
@@ -110,8 +115,9 @@ impl Datapath {
             tracing::warn!("{warning}");
         }
         let older = other_versions.iter().map(|(_, dir)| dir.join("links")).collect();
-        let attachments =
-            Attachments::new(Links::new(paths.links(), older), options.tc, options.xdp);
+        let table = XdpTable::open(&paths.maps())?;
+        let links = Links::new(paths.links(), older);
+        let attachments = Attachments::new(links, options.tc, options.xdp, table);
         Ok(Self {
             paths,
             programs,
@@ -176,6 +182,11 @@ impl Datapath {
         problems.extend(self.attachments.devices(&mut self.programs, devices));
         self.retire_other_versions();
         problems
+    }
+
+    /// How XDP runs on each external device, by interface index, or why it does not.
+    pub fn xdp(&self) -> &BTreeMap<u32, Result<XdpFlavour, NoXdp>> {
+        self.attachments.xdp()
     }
 
     /// Puts back what somebody took away: pins of maps are made anew, and what was detached is

@@ -3,7 +3,7 @@
 use lb_common::{DeviceRole, names};
 
 use super::links::{Direction, XdpFlavour};
-use crate::{config::XdpMode, devices::Device};
+use crate::devices::Device;
 
 /// A hook of a device.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -33,37 +33,28 @@ pub struct Wanted {
     pub place: Place,
     /// Name of the program.
     pub program: &'static str,
-    /// Whether the datapath works without it, only slower.
-    pub optional: bool,
 }
 
-/// What shall run on a device.
-pub fn wanted(device: &Device, xdp: XdpMode) -> Vec<Wanted> {
-    let tc = |direction, program| Wanted { place: Place::Tc(direction), program, optional: false };
-    match device.role {
-        DeviceRole::Other => Vec::new(),
-        DeviceRole::Loopback => vec![tc(Direction::Egress, names::LB_LO_OUT)],
-        DeviceRole::Workload => {
-            // What undoes a translation comes first: a node that already carries traffic would lose
-            // the first answers.
-            vec![tc(Direction::Egress, names::LB_POD_OUT), tc(Direction::Ingress, names::LB_POD_IN)]
-        }
-        DeviceRole::External => {
-            let mut wanted = vec![
-                tc(Direction::Egress, names::LB_EXT_OUT),
-                tc(Direction::Ingress, names::LB_EXT_IN),
-            ];
-            let flavour = match xdp {
-                XdpMode::Off => None,
-                XdpMode::Auto => device.physical.then_some((XdpFlavour::Native, true)),
-                XdpMode::Native => Some((XdpFlavour::Native, false)),
-                XdpMode::Generic => Some((XdpFlavour::Generic, false)),
-            };
-            wanted.extend(flavour.map(|(flavour, optional)| Wanted {
-                place: Place::Xdp(flavour),
-                program: names::LB_XDP_IN,
-                optional,
-            }));
+/// What shall run on a device, in the order in which it is to be attached; `xdp` says how XDP runs,
+/// if it does.
+pub fn wanted(device: &Device, xdp: Option<XdpFlavour>) -> Vec<Wanted> {
+    let tc = |direction, program| Wanted { place: Place::Tc(direction), program };
+    // What undoes a translation comes first: a node that already carries traffic would lose the
+    // first answers.
+    let both = |outgoing, incoming| {
+        vec![tc(Direction::Egress, outgoing), tc(Direction::Ingress, incoming)]
+    };
+    match (device.role, device.ethernet) {
+        (DeviceRole::Other, _) => Vec::new(),
+        (DeviceRole::Loopback, _) => vec![tc(Direction::Egress, names::LB_LO_OUT)],
+        (DeviceRole::Workload, true) => both(names::LB_POD_OUT, names::LB_POD_IN),
+        (DeviceRole::Workload, false) => both(names::LB_POD_OUT_L3, names::LB_POD_IN_L3),
+        (DeviceRole::External, false) => both(names::LB_EXT_OUT_L3, names::LB_EXT_IN_L3),
+        (DeviceRole::External, true) => {
+            let mut wanted = both(names::LB_EXT_OUT, names::LB_EXT_IN);
+            wanted.extend(
+                xdp.map(|flavour| Wanted { place: Place::Xdp(flavour), program: names::LB_XDP_IN }),
+            );
             wanted
         }
     }
@@ -88,33 +79,34 @@ pub(super) fn cgroup_attach_type(program: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn places(role: DeviceRole, physical: bool, xdp: XdpMode) -> Vec<(&'static str, &'static str)> {
-        let device = Device { role, physical, ..Device::named("x", 1) };
-        wanted(&device, xdp).iter().map(|w| (w.place.name(), w.program)).collect()
+    fn places(role: DeviceRole, ethernet: bool) -> Vec<(&'static str, &'static str)> {
+        let device = Device { role, ethernet, ..Device::named("x", 1) };
+        let wanted = wanted(&device, Some(XdpFlavour::Native));
+        wanted.iter().map(|w| (w.place.name(), w.program)).collect()
     }
 
     #[test]
     fn each_role_has_its_programs() {
         use DeviceRole::{External, Loopback, Other, Workload};
-        assert_eq!(places(Other, true, XdpMode::Native), []);
-        assert_eq!(places(Loopback, false, XdpMode::Native), [("tc-out", names::LB_LO_OUT)]);
+        assert_eq!(places(Other, true), []);
+        assert_eq!(places(Loopback, false), [("tc-out", names::LB_LO_OUT)]);
         let workload = [("tc-out", names::LB_POD_OUT), ("tc-in", names::LB_POD_IN)];
-        assert_eq!(places(Workload, false, XdpMode::Generic), workload);
-        let external = [("tc-out", names::LB_EXT_OUT), ("tc-in", names::LB_EXT_IN)];
-        assert_eq!(places(External, true, XdpMode::Off), external);
+        assert_eq!(places(Workload, true), workload);
+        let external = [
+            ("tc-out", names::LB_EXT_OUT),
+            ("tc-in", names::LB_EXT_IN),
+            ("xdp-native", names::LB_XDP_IN),
+        ];
+        assert_eq!(places(External, true), external);
     }
 
     #[test]
-    fn auto_attaches_xdp_to_physical_devices_only() {
-        let xdp = |physical, mode| {
-            let places = places(DeviceRole::External, physical, mode);
-            places.get(2).map(|place| place.0)
-        };
-        assert_eq!(xdp(true, XdpMode::Auto), Some("xdp-native"));
-        assert_eq!(xdp(false, XdpMode::Auto), None);
-        assert_eq!(xdp(false, XdpMode::Native), Some("xdp-native"));
-        assert_eq!(xdp(false, XdpMode::Generic), Some("xdp-generic"));
-        assert_eq!(xdp(true, XdpMode::Off), None);
+    fn devices_without_ethernet_header_have_programs_of_their_own_and_no_xdp() {
+        use DeviceRole::{External, Workload};
+        let workload = [("tc-out", names::LB_POD_OUT_L3), ("tc-in", names::LB_POD_IN_L3)];
+        assert_eq!(places(Workload, false), workload);
+        let external = [("tc-out", names::LB_EXT_OUT_L3), ("tc-in", names::LB_EXT_IN_L3)];
+        assert_eq!(places(External, false), external);
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub struct RunArgs {
     )]
     pub external_ips: Option<ExternalIps>,
 
-    /// Devices that lead out of the node, as names with `*` and `?` [default: found by routes and addresses].
+    /// Devices that lead out of the node, as names with `*` and `?` [default: all that carry IP, but loopback and pods' links].
     #[arg(
         long,
         env = "LB_EXTERNAL_DEVICES",
@@ -83,7 +83,7 @@ pub struct RunArgs {
     )]
     pub external_devices: Vec<String>,
 
-    /// Devices that lead to pods, as names with `*` and `?` [default: veth into other namespaces, netkit, tap].
+    /// Devices that lead to pods, as names with `*` and `?` [default: veth and netkit into other namespaces, tap, tun with host routes only].
     #[arg(
         long,
         env = "LB_WORKLOAD_DEVICES",
@@ -93,7 +93,7 @@ pub struct RunArgs {
     )]
     pub workload_devices: Vec<String>,
 
-    /// XDP on external devices: native where the driver can and generic elsewhere, one of them, or off.
+    /// XDP on external devices: native on physical ones (auto), native or generic on all that can, or off; what it does not take, tc does.
     #[arg(
         long,
         env = "LB_XDP",

@@ -30,6 +30,10 @@ fn agent() -> Status {
             role: "external".into(),
             why: "carries the default route".into(),
             programs: vec![ProgramStatus { program: "lb_ext_in".into(), mode: "tcx".into() }],
+            xdp: Some(XdpStatus {
+                why_not: Some("the driver cannot run it".into()),
+                ..XdpStatus::default()
+            }),
             ..DeviceStatus::default()
         }],
         sockets: SocketStatus {
@@ -77,8 +81,8 @@ Services:     1 (2 ports, both families counted)
 Maps:         LB4_FLOWS 4/262144
 Drops:        no-route 3
 
-DEVICE  ROLE      PROGRAMS         WHY
-eth0    external  lb_ext_in (tcx)  carries the default route
+DEVICE  ROLE      PROGRAMS         XDP                       WHY
+eth0    external  lb_ext_in (tcx)  the driver cannot run it  carries the default route
 
 PROBLEM WITH       FILE       REASON
 Service shop/vote  vote.yaml  node port 30000 belongs to Service shop/old
