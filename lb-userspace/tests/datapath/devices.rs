@@ -24,7 +24,7 @@ use lb_userspace::{
 use crate::node::{ip, on_node};
 
 /// Waits until `condition` holds; what it found.
-fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         if let Some(found) = condition() {
@@ -35,7 +35,7 @@ fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn find(state: &NodeState, name: &str) -> Option<Device> {
+pub(crate) fn find(state: &NodeState, name: &str) -> Option<Device> {
     state.devices.iter().find(|device| device.name == name).cloned()
 }
 

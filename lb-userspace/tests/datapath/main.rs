@@ -3,6 +3,7 @@
 mod devices;
 mod heal;
 mod housekeeper;
+mod kinds;
 mod maps;
 mod node;
 mod versions;
