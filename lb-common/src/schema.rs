@@ -21,19 +21,21 @@ pub struct Schema {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Runtime {
-    /// Changes whenever a route, rule, neighbour, address, device or flag changed: cached next hops of
-    /// another generation are looked up again. Counts from 1 to 65,535 and on from 1; never 0.
+    /// Changes whenever a route, rule, neighbour, address or device changed, and with the flags:
+    /// cached next hops of another generation are looked up again. Never 0; after 65535 comes 1.
     pub generation: u16,
-    /// Bits of [`Runtime::SHORTCUT`] and [`Runtime::SOURCE_RULES`].
+    /// Bits: [`Runtime::SHORTCUT`], [`Runtime::SOURCE_RULES`].
     pub flags: u8,
     /// Always zero.
     pub pad: [u8; 5],
 }
 
 impl Runtime {
-    /// Packets may be redirected past the stack, where the hop is known to be plain.
+    /// Packets for another node may be redirected there past the stack. Without it they take the
+    /// way of all packets, where the operator's filters, routing rules and IPsec see them.
     pub const SHORTCUT: u8 = 1;
-    /// The node has routing rules that look at the source address.
+    /// The node has routing rules that look at the source address: where a packet goes must be
+    /// asked with the source that it will have.
     pub const SOURCE_RULES: u8 = 2;
 }
 

@@ -51,6 +51,17 @@ pub enum TcMode {
     Clsact,
 }
 
+/// How packets for backends on other nodes leave this one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Forward {
+    /// Past the stack where it would do nothing else with them, through it elsewhere.
+    #[default]
+    Redirect,
+    /// Through the stack, all of them.
+    Stack,
+}
+
 /// Whose sockets the cgroup hooks translate.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -152,6 +163,8 @@ pub struct Config {
     pub xdp: XdpMode,
     /// How tc programs are attached.
     pub tc: TcMode,
+    /// How packets for backends on other nodes leave.
+    pub forward: Forward,
     /// Whose sockets are translated.
     pub socket_lb: SocketLb,
     /// Where the socket programs are attached; the cgroup2 mount when not given.
@@ -269,6 +282,7 @@ impl Config {
             workload_devices: merge::workload_devices(args.workload_devices, &settings)?,
             xdp: args.xdp,
             tc: args.tc,
+            forward: args.forward,
             socket_lb: args.socket_lb,
             cgroup_root: args.cgroup_root,
             snat_first,

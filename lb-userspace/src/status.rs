@@ -45,6 +45,9 @@ pub struct Status {
     pub source: SourceStatus,
     /// Network devices, in the order of their names.
     pub devices: Vec<DeviceStatus>,
+    /// How packets for backends on other nodes leave.
+    #[serde(default)]
+    pub forwarding: ForwardingStatus,
     /// The socket programs.
     pub sockets: SocketStatus,
     /// Other Service proxies on this node.
@@ -172,6 +175,17 @@ pub struct ProgramStatus {
     pub program: String,
     /// How it is attached: `tcx`, `clsact`, `xdp native`, `xdp generic`, `cgroup`.
     pub mode: String,
+}
+
+/// How packets for backends on other nodes leave.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ForwardingStatus {
+    /// Whether they may be redirected past the stack.
+    pub redirect: bool,
+    /// What forbids it: `--forward=stack`, `xfrm policies`, `routing rules by mark`, …
+    pub obstacles: Vec<String>,
+    /// Whether routing rules look at the source address.
+    pub source_rules: bool,
 }
 
 /// The socket programs.

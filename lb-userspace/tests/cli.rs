@@ -76,6 +76,7 @@ fn help_teaches_every_command() {
         "--workload-devices",
         "--xdp",
         "--tc",
+        "--forward",
         "--socket-lb",
         "--cgroup-root",
         "--snat-ports",

@@ -34,7 +34,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 21] = [
     (names::LB_REASONS, &[], &[]),
     (names::LB_BACKEND_STAT, &[], &["flows", "packets", "bytes"]),
     (names::LB_SCHEMA, &[], &["abi_version", "families", "object_hash"]),
-    (names::LB_RUNTIME, &[], &["generation", "pad"]),
+    (names::LB_RUNTIME, &[], &["generation", "flags", "pad"]),
 ];
 const FRONTEND: &[&str] =
     &["service", "base", "len", "local_len", "ranges", "affinity", "kind", "local", "pad"];

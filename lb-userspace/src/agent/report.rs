@@ -15,12 +15,12 @@ use crate::{
         wanted,
         xdp::{self, NoXdp},
     },
-    devices::{Device, NodeState},
+    devices::{Device, NodeState, shortcut::Shortcut},
     model::Problem,
     source::kube::{Class, SourceState},
     status::{
-        self, ApiStatus, DeviceStatus, ProblemStatus, ProgramStatus, SocketStatus, SourceStatus,
-        WatchStatus, XdpStatus,
+        self, ApiStatus, DeviceStatus, ForwardingStatus, ProblemStatus, ProgramStatus,
+        SocketStatus, SourceStatus, WatchStatus, XdpStatus,
     },
 };
 
@@ -90,6 +90,16 @@ fn xdp_status(device: &Device, choice: &Result<XdpFlavour, NoXdp>) -> XdpStatus 
         mode: choice.as_ref().ok().map(mode),
         why_not: choice.as_ref().err().map(ToString::to_string),
         transmits: device.transmits,
+    }
+}
+
+/// How packets for other nodes leave, for the status file.
+pub(super) fn forwarding(shortcut: &Shortcut) -> ForwardingStatus {
+    let Shortcut { obstacles, source_rules } = shortcut;
+    ForwardingStatus {
+        redirect: obstacles.is_empty(),
+        obstacles: obstacles.iter().map(ToString::to_string).collect(),
+        source_rules: *source_rules,
     }
 }
 

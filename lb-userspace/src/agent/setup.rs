@@ -8,13 +8,12 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Agent, Reconciler, Waiting, trace};
+use super::{Agent, Reconciler, Waiting, report, trace};
 use crate::{
     config::Config,
     datapath::{Datapath, object::Object, options::Options},
     devices::{
-        NodeState, Rules,
-        table::{DeviceTable, Generation},
+        NodeState, Rules, runtime::RuntimeTable, shortcut::Shortcut, table::DeviceTable,
         watch::Watcher,
     },
     foreign::Watch,
@@ -59,9 +58,11 @@ impl Agent {
             node_ips: config.node_ips.clone(),
         };
         let beside = Watch::start().context("looking for other Service proxies")?;
-        let mut generation = Generation::open(&maps_dir)?;
+        let mut runtime = RuntimeTable::open(&maps_dir)?;
+        let shortcut = Shortcut::decide(config.forward);
+        let flags = shortcut.flags();
         let watcher = Watcher::start(rules, move || {
-            if let Err(error) = generation.bump() {
+            if let Err(error) = runtime.renew(flags) {
                 warn!(%error, "next hops cannot be renewed");
             }
         })
@@ -191,6 +192,7 @@ fn first_status(config: &Config) -> Status {
             external_ips: config.external_ips.name().to_owned(),
             ..NodeStatus::default()
         },
+        forwarding: report::forwarding(&Shortcut::decide(config.forward)),
         source: SourceStatus { description: config.source.to_string(), ..SourceStatus::default() },
         ..Status::default()
     }

@@ -22,7 +22,10 @@ pub struct Dump {
     /// Hash of the eBPF object that was loaded last.
     pub object: String,
     /// Generation of cached next hops.
-    pub generation: u32,
+    pub generation: u16,
+    /// Bits of [`lb_common::Runtime`]: 1 when packets may be redirected past the stack, 2 when routing
+    /// rules look at the source address.
+    pub flags: u8,
     /// Service ports.
     pub services: Vec<ServiceRow>,
     /// Frontends and markers.
@@ -182,7 +185,8 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
     Dump {
         abi: snapshot.schema.abi_version,
         object: format!("{:016x}", snapshot.schema.object_hash),
-        generation: snapshot.runtime.generation.into(),
+        generation: snapshot.runtime.generation,
+        flags: snapshot.runtime.flags,
         services: services::rows(snapshot),
         frontends: frontends.collect(),
         backends: backends::rows(snapshot, None),
@@ -199,10 +203,10 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
 
 /// The dump for people.
 pub fn text(dump: &Dump) -> String {
-    let Dump { abi, object, generation, services, frontends, backends, .. } = dump;
+    let Dump { abi, object, generation, flags, services, frontends, backends, .. } = dump;
     let Dump { slots, ranges, affinity, filter_bits, devices, .. } = dump;
     let Dump { xdp_devices, flows, reasons, .. } = dump;
-    let mut text = format!("ABI {abi}, object {object}, generation {generation}\n");
+    let mut text = format!("ABI {abi}, object {object}, generation {generation}, flags {flags}\n");
 
     let mut table = Table::new([">ID", "SERVICE", "PORT NAME", "PROTO", "FAMILY"]);
     for row in services {
@@ -341,7 +345,10 @@ mod tests {
             let implied = [names::LB_SCHEMA, names::LB_RUNTIME].contains(&map);
             assert!(implied || text.contains(map), "{map} in\n{text}");
         }
-        assert!(text.starts_with("ABI 3, object 0000000000000000, generation 7\n"), "{text}");
+        assert!(
+            text.starts_with("ABI 3, object 0000000000000000, generation 7, flags 1\n"),
+            "{text}"
+        );
         assert!(text.contains("\n       0: 0 0 1 2 4\n"), "{text}");
         assert!(text.contains("10.96.0.10 (any other port)  Marker"), "{text}");
     }

@@ -72,6 +72,7 @@ pub(crate) fn vote() -> Snapshot {
     snapshot.reasons = vec![(Hook::ExternalIn, lb_common::Reason::NewFlow, 40)];
     snapshot.schema.abi_version = lb_common::ABI_VERSION;
     snapshot.runtime.generation = 7;
+    snapshot.runtime.flags = lb_common::Runtime::SHORTCUT;
     snapshot.socks = vec![Sock {
         cookie: 0x1_0000_0007,
         frontend: "10.96.0.10:80".parse().unwrap(),

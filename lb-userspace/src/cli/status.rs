@@ -241,6 +241,15 @@ fn agent_lines(lines: &mut Lines, report: &Report, agent: &Status, now: u64) {
         _ => "served, but for the node's own addresses",
     };
     lines.add("External IPs", external_ips);
+    let forwarding = &agent.forwarding;
+    lines.add(
+        "Forwarding",
+        &match (forwarding.redirect, forwarding.obstacles.as_slice()) {
+            (true, _) => "redirected past the stack where it would do nothing else".to_owned(),
+            (false, []) => "through the stack".to_owned(),
+            (false, obstacles) => format!("through the stack: {}", obstacles.join(", ")),
+        },
+    );
     let sockets = &agent.sockets;
     lines.add(
         "Sockets",

@@ -283,8 +283,8 @@ fn sign(object: Object, paths: &PinPaths) -> Result<(), LoadError> {
         .put(&0, &Schema { abi_version: ABI_VERSION, families: 3, object_hash: object.hash() })?;
     let runtime: Table<u32, Runtime> = Table::open(&maps, names::LB_RUNTIME, Access::ReadWrite)?;
     if runtime.get(&0)?.unwrap_or_default().generation == 0 {
-        runtime
-            .put(&0, &Runtime { generation: 1, flags: Runtime::SHORTCUT, ..Runtime::default() })?;
+        // Nothing is redirected before the agent has seen that it may be.
+        runtime.put(&0, &Runtime { generation: 1, ..Runtime::default() })?;
     }
     Ok(())
 }

@@ -7,7 +7,9 @@ mod glob;
 mod netdev;
 mod netlink;
 pub mod role;
+pub mod runtime;
 pub mod settle;
+pub mod shortcut;
 pub mod table;
 pub mod watch;
 

@@ -1,8 +1,8 @@
-//! What the programs must know of devices: the map `LB_DEVICES`, and the generation of next hops.
+//! What the programs must know of devices: the map `LB_DEVICES`.
 
 use std::{collections::BTreeMap, path::Path};
 
-use lb_common::{Addr4, Addr6, DeviceRole, DeviceValue, Runtime, names};
+use lb_common::{Addr4, Addr6, DeviceRole, DeviceValue, names};
 
 use super::{Device, NodeState};
 use crate::maps::{
@@ -83,38 +83,6 @@ fn value(device: &Device, state: &NodeState) -> DeviceValue {
         role: device.role as u8,
         ethernet: 1,
         pad: [0; 2],
-    }
-}
-
-/// Counts the generations of next hops in `LB_RUNTIME`.
-#[derive(Debug)]
-pub struct Generation {
-    table: Table<u32, Runtime>,
-    now: u16,
-}
-
-impl Generation {
-    /// Opens the map in the directory `maps` and goes on from what it says.
-    ///
-    /// # Errors
-    ///
-    /// When the map cannot be opened or read.
-    pub fn open(maps: &Path) -> Result<Self, TableError> {
-        let table: Table<u32, Runtime> = Table::open(maps, names::LB_RUNTIME, Access::ReadWrite)?;
-        let now = table.get(&0)?.unwrap_or_default().generation;
-        Ok(Self { table, now })
-    }
-
-    /// Makes all cached next hops be looked up again.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses.
-    pub fn bump(&mut self) -> Result<(), TableError> {
-        // Zero is what an entry has that was never resolved.
-        self.now = self.now.checked_add(1).unwrap_or(1);
-        let flags = Runtime::SHORTCUT;
-        self.table.put(&0, &Runtime { generation: self.now, flags, ..Runtime::default() })
     }
 }
 

@@ -10,13 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{DeviceRole, DeviceValue, names};
+use lb_common::{DeviceRole, DeviceValue, Runtime, names};
 use lb_userspace::{
     datapath::Datapath,
     devices::{
-        Device, NodeState, Rules,
-        table::{DeviceTable, Generation},
-        watch::Watcher,
+        Device, NodeState, Rules, runtime::RuntimeTable, table::DeviceTable, watch::Watcher,
     },
     maps::{bpf::Access, table::Table},
 };
@@ -153,15 +151,28 @@ fn the_device_map_follows_the_node() {
         assert_eq!(table.sync(&state).unwrap(), 1);
         assert_eq!(map.get(&2).unwrap(), None);
         assert!(map.get(&3).unwrap().is_some());
+    });
+}
 
-        let generation = || {
-            let runtime: Table<u32, lb_common::Runtime> =
-                Table::open(&maps, names::LB_RUNTIME, Access::Read).unwrap();
-            runtime.get(&0).unwrap().unwrap().generation
+#[test]
+fn generations_are_counted_on_and_never_zero() {
+    on_node("generations", |node| {
+        let datapath = Datapath::open(&node.options()).unwrap();
+        let maps = datapath.paths().maps();
+        let map: Table<u32, Runtime> =
+            Table::open(&maps, names::LB_RUNTIME, Access::ReadWrite).unwrap();
+        let runtime = || {
+            let runtime = map.get(&0).unwrap().unwrap();
+            (runtime.generation, runtime.flags)
         };
-        Generation::open(&maps).unwrap().bump().unwrap();
-        assert_eq!(generation(), 2);
-        Generation::open(&maps).unwrap().bump().unwrap();
-        assert_eq!(generation(), 3);
+        assert_eq!(runtime(), (1, 0), "nothing is redirected before the agent allows it");
+        RuntimeTable::open(&maps).unwrap().renew(Runtime::SHORTCUT).unwrap();
+        assert_eq!(runtime(), (2, Runtime::SHORTCUT));
+        // A new agent goes on from there.
+        RuntimeTable::open(&maps).unwrap().renew(0).unwrap();
+        assert_eq!(runtime(), (3, 0));
+        map.put(&0, &Runtime { generation: u16::MAX, ..Runtime::default() }).unwrap();
+        RuntimeTable::open(&maps).unwrap().renew(0).unwrap();
+        assert_eq!(runtime(), (1, 0));
     });
 }

@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::proxy::ProxyFlags;
 use crate::{
-    config::{LogFormat, SocketLb, TcMode, XdpMode},
+    config::{Forward, LogFormat, SocketLb, TcMode, XdpMode},
     model::ExternalIps,
 };
 
@@ -114,6 +114,24 @@ pub struct RunArgs {
         help_heading = "Devices"
     )]
     pub tc: TcMode,
+
+    /// How packets from outside for backends on other nodes leave: redirected, or through the stack.
+    ///
+    /// `redirect` sends them on past the stack, at a fraction of its cost, where the stack would do
+    /// nothing else with them: it stops by itself where IPsec policies or routing rules by mark could
+    /// (`lb status` says so). It cannot know of packet filters. On hosts whose operators filter or count
+    /// forwarded packets (the chain FORWARD of iptables, the hook forward of nftables), `stack` lets
+    /// those rules see every packet. May be changed at any restart: connections go on.
+    #[arg(
+        long,
+        env = "LB_FORWARD",
+        value_enum,
+        default_value_t,
+        value_name = "HOW",
+        hide_possible_values = true,
+        help_heading = "Devices"
+    )]
+    pub forward: Forward,
 
     /// Whose sockets are translated at connect time: host processes, all cgroups, or nobody's.
     #[arg(

@@ -1,7 +1,9 @@
 //! What `lb status` prints.
 
 use super::*;
-use crate::status::{ApplyStatus, DeviceStatus, NodeStatus, SocketStatus, SourceStatus};
+use crate::status::{
+    ApplyStatus, DeviceStatus, ForwardingStatus, NodeStatus, SocketStatus, SourceStatus,
+};
 
 fn agent() -> Status {
     Status {
@@ -36,6 +38,7 @@ fn agent() -> Status {
             }),
             ..DeviceStatus::default()
         }],
+        forwarding: ForwardingStatus { redirect: true, ..ForwardingStatus::default() },
         sockets: SocketStatus {
             mode: "host".into(),
             cgroup: Some("/sys/fs/cgroup".into()),
@@ -75,6 +78,7 @@ Last write:   12 writes in 0.85 ms, 10s ago; 0 since start, 0 failed
 Addresses:    192.0.2.1
 NodePorts at: 127.0.0.1
 External IPs: served, but for the node's own addresses
+Forwarding:   redirected past the stack where it would do nothing else
 Sockets:      host, 1 programs on /sys/fs/cgroup
 Pins:         /sys/fs/bpf/lb, 12 links
 Services:     1 (2 ports, both families counted)
@@ -121,6 +125,24 @@ fn an_api_server_that_is_away_is_told_with_the_age_of_what_is_known() {
     for line in expected {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
+}
+
+#[test]
+fn what_forbids_to_redirect_is_told() {
+    let mut agent = agent();
+    agent.forwarding = ForwardingStatus {
+        redirect: false,
+        obstacles: vec!["--forward=stack".into(), "xfrm policies".into()],
+        source_rules: false,
+    };
+    let report = Report::new("/x".into(), Process::Running, Some(agent), Ok(datapath()));
+    assert!(report.healthy);
+    let text = text(&report, 1200);
+    let line = "Forwarding:   through the stack: --forward=stack, xfrm policies\n";
+    assert!(text.contains(line), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["forwarding"]["redirect"], false);
+    assert_eq!(json["forwarding"]["obstacles"][1], "xfrm policies");
 }
 
 #[test]
