@@ -36,7 +36,7 @@ use self::waiting::Waiting;
 use crate::{
     config::{Config, watch::Watch},
     datapath::{Datapath, attach::AttachProblem, probe},
-    devices::{NodeState, table::DeviceTable, watch::Watcher},
+    devices::{NodeState, shortcut::Shortcut, table::DeviceTable, watch::Watcher},
     foreign,
     housekeeper::{Report, Worker},
     maps::kernel::KernelMaps,
@@ -128,6 +128,7 @@ impl Agent {
         self.note_start();
         info!(source = %self.config.source, node = self.config.node_name, "agent started");
         let mut states = self.watcher.states();
+        let mut routing = self.watcher.routing();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -147,6 +148,7 @@ impl Agent {
                         self.attach();
                     }
                 }
+                Ok(()) = routing.changed() => self.stale = true,
                 () = sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {}
                 Ok(()) = health.changed() => {
                     let state = health.borrow_and_update().clone();
@@ -327,6 +329,8 @@ impl Agent {
         self.status.source.complete = coverage == Coverage::Full;
         self.status.devices =
             report::devices(&self.node, &attached, self.datapath.xdp(), &self.attach_problems);
+        let shortcut = Shortcut::decide(self.config.forward, &self.watcher.routing().borrow());
+        self.status.forwarding = report::forwarding(&shortcut);
         let cgroup = self.datapath.cgroup_root().map(ToOwned::to_owned);
         self.status.sockets =
             report::sockets(&self.config, cgroup, &attached, &self.attach_problems);

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{Agent, Reconciler, Waiting, report, trace};
+use super::{Agent, Reconciler, Waiting, trace};
 use crate::{
     config::Config,
     datapath::{Datapath, object::Object, options::Options},
@@ -59,9 +59,23 @@ impl Agent {
         };
         let beside = Watch::start().context("looking for other Service proxies")?;
         let mut runtime = RuntimeTable::open(&maps_dir)?;
-        let shortcut = Shortcut::decide(config.forward);
-        let flags = shortcut.flags();
-        let watcher = Watcher::start(rules, move || {
+        let forward = config.forward;
+        let mut known = None;
+        let watcher = Watcher::start(rules, move |routing| {
+            let shortcut = Shortcut::decide(forward, routing);
+            let flags = shortcut.flags();
+            if known.as_ref() != Some(&shortcut) {
+                let obstacles: Vec<_> =
+                    shortcut.obstacles.iter().map(ToString::to_string).collect();
+                let redirect = obstacles.is_empty();
+                info!(
+                    redirect,
+                    ?obstacles,
+                    shortcut.source_rules,
+                    "how packets leave for other nodes"
+                );
+                known = Some(shortcut);
+            }
             if let Err(error) = runtime.renew(flags) {
                 warn!(%error, "next hops cannot be renewed");
             }
@@ -192,7 +206,6 @@ fn first_status(config: &Config) -> Status {
             external_ips: config.external_ips.name().to_owned(),
             ..NodeStatus::default()
         },
-        forwarding: report::forwarding(&Shortcut::decide(config.forward)),
         source: SourceStatus { description: config.source.to_string(), ..SourceStatus::default() },
         ..Status::default()
     }

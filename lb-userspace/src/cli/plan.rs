@@ -65,7 +65,7 @@ fn pinned(pin_dir: &Path) -> anyhow::Result<Contents> {
 
 /// The addresses of this node as they are now.
 fn addresses(selectors: &[Selector]) -> anyhow::Result<NodeAddresses> {
-    let watcher = Watcher::start(Rules::default(), || {}).context("reading the devices")?;
+    let watcher = Watcher::start(Rules::default(), |_routing| {}).context("reading the devices")?;
     let state = watcher.states().borrow().clone();
     let primary4 = state.primary4.map(IpAddr::V4);
     let primary: Vec<IpAddr> = primary4.into_iter().chain(state.primary6.map(IpAddr::V6)).collect();

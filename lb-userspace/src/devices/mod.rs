@@ -6,7 +6,9 @@
 mod glob;
 mod netdev;
 mod netlink;
+pub(crate) mod raw;
 pub mod role;
+pub mod routing;
 pub mod runtime;
 pub mod settle;
 pub mod shortcut;

@@ -22,10 +22,10 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::{LinkFacts, is_global, netdev};
+use super::{LinkFacts, is_global, netdev, routing};
 
-/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE.
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// RTNLGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE, _IPV4_RULE, _IPV6_IFADDR, _IPV6_ROUTE, _IPV6_RULE.
+const GROUPS: [u32; 8] = [1, 3, 5, 7, 8, 9, 11, 19];
 /// Room for bursts of changes; beyond it the kernel says so and everything is read again.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// How often a dump that was disturbed by a change is begun again.
@@ -34,8 +34,8 @@ const ATTEMPTS: u32 = 10;
 /// What a read of the change stream brought.
 #[derive(Debug)]
 pub(super) enum Received {
-    /// Messages.
-    Messages(Vec<RouteNetlinkMessage>),
+    /// Messages, and whether there were some about routing rules, which are not among them.
+    Messages { messages: Vec<RouteNetlinkMessage>, rules: bool },
     /// Nothing more for now.
     Empty,
     /// The kernel had to drop messages.
@@ -51,7 +51,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Joins the groups of links, addresses, routes and neighbours.
+    /// Joins the groups of links, addresses, routes, rules and neighbours.
     pub(super) fn join() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         // Failing leaves the default size, which only makes losses likelier.
@@ -77,7 +77,10 @@ impl Changes {
     /// Reads what is there, without waiting.
     pub(super) fn receive(&self) -> io::Result<Received> {
         match self.socket.recv_from_full() {
-            Ok((bytes, _)) => Ok(Received::Messages(parse(&bytes).messages)),
+            Ok((bytes, _)) => {
+                let Parsed { messages, rules, .. } = parse(&bytes);
+                Ok(Received::Messages { messages, rules })
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Empty),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Received::Lost),
             Err(error) => Err(error),
@@ -131,8 +134,11 @@ pub(super) fn links() -> io::Result<Vec<LinkFacts>> {
     Ok(links.into_values().collect())
 }
 
+#[derive(Default)]
 struct Parsed {
     messages: Vec<RouteNetlinkMessage>,
+    /// Whether there were some about routing rules: those are read elsewhere, whatever they say.
+    rules: bool,
     done: bool,
     interrupted: bool,
     error: Option<io::Error>,
@@ -140,12 +146,18 @@ struct Parsed {
 
 /// Everything in one datagram.
 fn parse(mut bytes: &[u8]) -> Parsed {
-    let mut parsed = Parsed { messages: Vec::new(), done: false, interrupted: false, error: None };
+    let mut parsed = Parsed::default();
     while let Some(header) = bytes.first_chunk::<4>() {
         let length = usize::try_from(u32::from_ne_bytes(*header)).unwrap_or(usize::MAX);
         let Some(message) = bytes.get(..length).filter(|message| message.len() >= 16) else {
             break;
         };
+        let kind = u16::from_ne_bytes([message[4], message[5]]);
+        if matches!(kind, routing::RTM_NEWRULE | routing::RTM_DELRULE) {
+            parsed.rules = true;
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+            continue;
+        }
         match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
             Ok(message) => {
                 parsed.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;

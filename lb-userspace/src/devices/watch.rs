@@ -1,5 +1,5 @@
-//! Watches the devices, addresses, routes and neighbours of the network namespace that it was
-//! started in.
+//! Watches the devices, addresses, routes, rules, IPsec policies and neighbours of the network
+//! namespace that it was started in.
 //!
 //! Invariant: the published state is always the result of a full read, never patched together from
 //! single messages; a message only says that it is time to read again. So nothing can be missed for
@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use super::{
     LinkFacts, NodeState, Rules, classify,
     netlink::{self, Changes, Received},
+    routing::{self, PolicyChanges, Routing},
     settle::{Roles, Settled, settle},
 };
 
@@ -44,18 +45,21 @@ pub struct Watcher {
     /// A byte makes the thread read everything again; closing ends it.
     wake: UnixStream,
     states: watch::Receiver<NodeState>,
+    routing: watch::Receiver<Routing>,
 }
 
 impl Watcher {
     /// Reads the state of this thread's network namespace and starts watching it.
     ///
-    /// `renew` is called, on the thread of the watcher, whenever cached next hops may be wrong.
+    /// `renew` is called, on the thread of the watcher, whenever cached next hops may be wrong, with
+    /// the rules and policies that count from then on.
     ///
     /// # Errors
     ///
     /// When netlink cannot be used at all.
-    pub fn start(rules: Rules, renew: impl FnMut() + Send + 'static) -> io::Result<Self> {
-        let changes = Changes::join()?;
+    pub fn start(rules: Rules, renew: impl FnMut(&Routing) + Send + 'static) -> io::Result<Self> {
+        let changes = Streams::join()?;
+        let (publish_routing, routing) = watch::channel(routing::read());
         let mut look = Look::default();
         let (publish, states) = watch::channel(look.again(&rules)?);
         let rules = Arc::new(Mutex::new(rules));
@@ -65,18 +69,24 @@ impl Watcher {
             rules: Arc::clone(&rules),
             woken,
             publish,
+            routing: publish_routing,
             renew: Box::new(renew),
             look,
             neighbours: Neighbours::default(),
         };
         let _detached =
             thread::Builder::new().name("devices".into()).spawn(move || thread.run(changes))?;
-        Ok(Self { rules, wake, states })
+        Ok(Self { rules, wake, states, routing })
     }
 
     /// The state, as it changes.
     pub fn states(&self) -> watch::Receiver<NodeState> {
         self.states.clone()
+    }
+
+    /// The rules and policies, as they change.
+    pub fn routing(&self) -> watch::Receiver<Routing> {
+        self.routing.clone()
     }
 
     /// Tells by which addresses the node is known, once the cluster has said so.
@@ -94,7 +104,8 @@ struct Thread {
     rules: Arc<Mutex<Rules>>,
     woken: UnixStream,
     publish: watch::Sender<NodeState>,
-    renew: Box<dyn FnMut() + Send>,
+    routing: watch::Sender<Routing>,
+    renew: Box<dyn FnMut(&Routing) + Send>,
     look: Look,
     neighbours: Neighbours,
 }
@@ -128,19 +139,38 @@ impl Look {
 struct Due {
     /// The state has to be read again.
     read: bool,
+    /// Rules and policies have to be read again.
+    routing: bool,
     /// Next hops have to be renewed.
     renew: bool,
 }
 
+impl Due {
+    const ALL: Self = Self { read: true, routing: true, renew: true };
+}
+
+/// The streams of changes.
+struct Streams {
+    changes: Changes,
+    /// `None` on a kernel without xfrm.
+    policies: Option<PolicyChanges>,
+}
+
+impl Streams {
+    fn join() -> io::Result<Self> {
+        Ok(Self { changes: Changes::join()?, policies: PolicyChanges::join()? })
+    }
+}
+
 impl Thread {
-    fn run(mut self, mut changes: Changes) {
+    fn run(mut self, mut changes: Streams) {
         loop {
             match self.watch(&changes) {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(%error, "watching the devices failed, trying again"),
             }
             thread::sleep(PAUSE);
-            match Changes::join() {
+            match Streams::join() {
                 Ok(joined) => changes = joined,
                 Err(error) => tracing::warn!(%error, "watching the devices failed again"),
             }
@@ -148,9 +178,9 @@ impl Thread {
     }
 
     /// Watches until the watcher is dropped.
-    fn watch(&mut self, changes: &Changes) -> io::Result<()> {
+    fn watch(&mut self, changes: &Streams) -> io::Result<()> {
         // Whatever happened before the groups were joined is not in the stream.
-        let mut due = Due { read: true, renew: true };
+        let mut due = Due::ALL;
         let mut at = Instant::now();
         loop {
             let idle = due == Due::default();
@@ -178,7 +208,11 @@ impl Thread {
             if idle && new != Due::default() {
                 at = Instant::now() + GATHER;
             }
-            due = Due { read: due.read || new.read, renew: due.renew || new.renew };
+            due = Due {
+                read: due.read || new.read,
+                routing: due.routing || new.routing,
+                renew: due.renew || new.renew,
+            };
         }
     }
 
@@ -192,44 +226,61 @@ impl Thread {
                 differs
             });
         }
+        if due.routing {
+            let routing = routing::read();
+            let _changed = self.routing.send_if_modified(|published| {
+                let differs = *published != routing;
+                *published = routing;
+                differs
+            });
+        }
         if due.renew {
-            (self.renew)();
+            (self.renew)(&self.routing.borrow());
         }
         Ok(())
     }
 
     /// Waits for a change; true when the watcher was dropped.
-    fn wait(&self, changes: &Changes, timeout: Duration) -> io::Result<bool> {
+    fn wait(&self, streams: &Streams, timeout: Duration) -> io::Result<bool> {
         let mut fds = vec![
-            PollFd::new(changes.fd(), PollFlags::POLLIN),
             PollFd::new(self.woken.as_fd(), PollFlags::POLLIN),
+            PollFd::new(streams.changes.fd(), PollFlags::POLLIN),
         ];
-        fds.extend(changes.features_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(streams.changes.features_fd().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        let policies = streams.policies.as_ref().map(PolicyChanges::fd);
+        fds.extend(policies.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         let millis = u16::try_from(timeout.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
         match poll(&mut fds, PollTimeout::from(millis)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let woken = fds[1].revents().unwrap_or(PollFlags::empty());
+        let woken = fds[0].revents().unwrap_or(PollFlags::empty());
         Ok(woken.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
     }
 
     /// Takes in everything that is there.
-    fn drain(&mut self, changes: &Changes) -> io::Result<Due> {
+    fn drain(&mut self, streams: &Streams) -> io::Result<Due> {
         let mut due = Due::default();
         let mut bytes = [0; 64];
-        due.read |= changes.features_changed();
+        due.read |= streams.changes.features_changed();
         while matches!((&self.woken).read(&mut bytes), Ok(1..)) {
             due.read = true;
         }
+        if let Some(policies) = &streams.policies
+            && policies.drain()?
+        {
+            due = Due { routing: true, renew: true, ..due };
+        }
         loop {
-            match changes.receive()? {
+            match streams.changes.receive()? {
                 Received::Empty => return Ok(due),
                 Received::Lost => {
                     self.neighbours = Neighbours::default();
-                    due = Due { read: true, renew: true };
+                    due = Due::ALL;
                 }
-                Received::Messages(messages) => {
+                Received::Messages { messages, rules } => {
+                    due.routing |= rules;
+                    due.renew |= rules;
                     for message in messages {
                         self.note(&message, &mut due);
                     }
@@ -257,7 +308,7 @@ impl Thread {
             due.renew |= self.neighbours.changed(neighbour, true);
         } else {
             // Links and addresses.
-            *due = Due { read: true, renew: true };
+            *due = Due { read: true, renew: true, ..*due };
         }
     }
 }

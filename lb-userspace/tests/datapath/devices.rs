@@ -46,7 +46,7 @@ fn devices_addresses_and_routes_are_followed() {
     on_node("watch", |_node| {
         let renewals = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&renewals);
-        let watcher = Watcher::start(Rules::default(), move || {
+        let watcher = Watcher::start(Rules::default(), move |_routing| {
             let _before = counted.fetch_add(1, Ordering::Relaxed);
         })
         .unwrap();
@@ -113,7 +113,7 @@ fn devices_addresses_and_routes_are_followed() {
 #[test]
 fn a_burst_of_devices_is_not_missed() {
     on_node("burst", |_node| {
-        let watcher = Watcher::start(Rules::default(), || {}).unwrap();
+        let watcher = Watcher::start(Rules::default(), |_routing| {}).unwrap();
         let states = watcher.states();
         let batch: String =
             (0..150).map(|n| format!("link add b{n} type veth peer name p{n}\n")).collect();

@@ -6,6 +6,7 @@ mod housekeeper;
 mod kinds;
 mod maps;
 mod node;
+mod shortcut;
 mod versions;
 
 use std::{collections::BTreeMap, fs, os::fd::AsFd as _, path::Path};
