@@ -31,6 +31,13 @@ impl Agent {
         }
     }
 
+    /// Brings our programs back to the outer edge of their devices.
+    pub(super) fn keep_outermost(&mut self) {
+        if self.attached {
+            self.outside = self.datapath.keep_outermost(Instant::now());
+        }
+    }
+
     /// Begins to read the maps, to compare them with what was written.
     pub(super) fn look_at_maps(&mut self) {
         let due = self.compared.is_none_or(|then| then.elapsed() >= COMPARE);

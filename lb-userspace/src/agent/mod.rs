@@ -35,7 +35,7 @@ pub use self::reconcile::{Pass, Reconciler};
 use self::waiting::Waiting;
 use crate::{
     config::{Config, watch::Watch},
-    datapath::{Datapath, attach::AttachProblem, probe},
+    datapath::{Datapath, attach::AttachProblem, order::Outside, probe},
     devices::{NodeState, shortcut::Shortcut, table::DeviceTable, watch::Watcher},
     foreign,
     housekeeper::{Report, Worker},
@@ -110,6 +110,8 @@ struct Agent {
     /// Whether the programs of this process were attached at least once.
     attached: bool,
     attach_problems: Vec<AttachProblem>,
+    /// Programs of others outside of ours, which we do not overtake any more.
+    outside: Vec<Outside>,
     /// Problems that were logged, and not yet logged as gone.
     known_problems: HashSet<Problem>,
     /// Whether the status file is behind, and when it was written last.
@@ -298,6 +300,7 @@ impl Agent {
         if self.attached && (missing || !self.attach_problems.is_empty()) {
             self.attach();
         }
+        self.keep_outermost();
         self.look_at_maps();
         self.checks_due = true;
         self.stale = true;
@@ -336,7 +339,7 @@ impl Agent {
             report::sockets(&self.config, cgroup, &attached, &self.attach_problems);
         let checks = self.health_check_problems();
         let problems: Vec<&Problem> = self.known_problems.iter().chain(&checks).collect();
-        self.status.problems = report::problems(&problems);
+        self.status.problems = report::problems(&problems, &self.outside);
         self.status.note_health();
         self.telemetry.metrics().note_status(&self.status);
         if let Err(error) = status::write(&self.status_path, &self.status) {

@@ -12,11 +12,12 @@ use crate::{
     datapath::{
         attach::{AttachProblem, CGROUP},
         links::{self, Pinned, XdpFlavour},
+        order::Outside,
         wanted,
         xdp::{self, NoXdp},
     },
     devices::{Device, NodeState, shortcut::Shortcut},
-    model::Problem,
+    model::{Problem, Severity},
     source::kube::{Class, SourceState},
     status::{
         self, ApiStatus, DeviceStatus, ForwardingStatus, ProblemStatus, ProgramStatus,
@@ -183,8 +184,8 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The problems of objects for the status file, sorted.
-pub(super) fn problems(problems: &[&Problem]) -> Vec<ProblemStatus> {
+/// The problems of objects, and of the order of programs, for the status file, sorted.
+pub(super) fn problems(problems: &[&Problem], outside: &[Outside]) -> Vec<ProblemStatus> {
     let mut problems: Vec<ProblemStatus> = problems
         .iter()
         .map(|problem| ProblemStatus {
@@ -194,6 +195,12 @@ pub(super) fn problems(problems: &[&Problem]) -> Vec<ProblemStatus> {
             reason: problem.reason.to_string(),
         })
         .collect();
+    problems.extend(outside.iter().map(|outside| ProblemStatus {
+        object: format!("device {}", outside.device),
+        file: None,
+        severity: Severity::Warning.name().to_owned(),
+        reason: outside.to_string(),
+    }));
     problems.sort();
     problems
 }

@@ -116,6 +116,7 @@ impl Agent {
             node: NodeState::default(),
             attached: false,
             attach_problems: Vec::new(),
+            outside: Vec::new(),
             known_problems: HashSet::new(),
             stale: true,
             reported: None,

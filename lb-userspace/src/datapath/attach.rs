@@ -17,6 +17,7 @@ use super::{
     clsact,
     links::{self, Direction, LinkError, Links, Outcome, Pinned, Target, XdpFlavour, pin_name},
     load::Programs,
+    order::Moves,
     wanted::{Place, Wanted, cgroup_attach_type, wanted},
     xdp::{self, NoXdp, XdpTable},
 };
@@ -40,16 +41,17 @@ pub struct AttachProblem {
 /// What this process attached, so that a change of one device touches only that.
 #[derive(Debug)]
 pub struct Attachments {
-    links: Links,
+    pub(super) links: Links,
     tc: TcMode,
     xdp: XdpMode,
     /// By pin name: the device's index and the program.
-    done: BTreeMap<String, (u32, &'static str)>,
+    pub(super) done: BTreeMap<String, (u32, &'static str)>,
     /// Those of them that the device cannot have, and does without, with the reason.
     without: BTreeMap<String, NoXdp>,
     table: XdpTable,
     /// How XDP runs on each external device, or why it does not.
     xdp_of: BTreeMap<u32, Result<XdpFlavour, NoXdp>>,
+    pub(super) moves: Moves,
 }
 
 /// The pins of the socket programs are named like those of a device of this name.
@@ -58,8 +60,8 @@ pub const CGROUP: &str = "cgroup";
 impl Attachments {
     /// Nothing attached by this process yet.
     pub fn new(links: Links, tc: TcMode, xdp: XdpMode, table: XdpTable) -> Self {
-        let (done, without, xdp_of) = Default::default();
-        Self { links, tc, xdp, done, without, table, xdp_of }
+        let (done, without, xdp_of, moves) = Default::default();
+        Self { links, tc, xdp, done, without, table, xdp_of, moves }
     }
 
     /// How XDP runs on each external device, by interface index, or why it does not.
@@ -186,8 +188,8 @@ impl Attachments {
     pub fn forget_missing(&mut self) -> Vec<String> {
         let missing = |pin: &str, ifindex: u32| match links::open(&self.links.dir().join(pin)) {
             Ok(Pinned::Link(_, info)) => info.target != ifindex,
-            // The mark of a filter; the filter itself is not looked for.
-            Ok(Pinned::Filter) => false,
+            // Only the mark of a filter is pinned.
+            Ok(Pinned::Filter) => is_removed(pin, ifindex),
             Err(_) => true,
         };
         let lost: Vec<String> = self
@@ -344,6 +346,21 @@ pub fn detach(dir: &Path, pin: &str) -> io::Result<()> {
         let _removed = clsact::detach(&device, direction)?;
     }
     links::remove_link(&path)
+}
+
+/// Whether the filter of a mark is not there. Not knowing is no reason to attach it again.
+fn is_removed(mark: &str, ifindex: u32) -> bool {
+    let direction = match links::pin_parts(mark) {
+        Some((_, "tc-in")) => Direction::Ingress,
+        _ => Direction::Egress,
+    };
+    match clsact::is_there(ifindex, direction) {
+        Ok(there) => !there,
+        Err(error) => {
+            tracing::debug!(mark, %error, "filters cannot be listed");
+            false
+        }
+    }
 }
 
 fn no_tcx(error: &LinkError) -> bool {

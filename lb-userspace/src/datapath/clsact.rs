@@ -11,8 +11,10 @@ use aya::programs::{
     Link as _, ProgramError, SchedClassifier, TcAttachType,
     tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
+use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::links::Direction;
+use crate::devices::raw;
 
 /// Early among those that see what arrives, late among those that see what leaves.
 const INGRESS_PRIORITY: u16 = 3;
@@ -73,6 +75,32 @@ pub fn detach(device: &str, direction: Direction) -> io::Result<bool> {
         }
         Err(error) => Err(io::Error::other(error)),
     }
+}
+
+/// Whether our filter is on the device with this index.
+///
+/// # Errors
+///
+/// When the kernel does not list the filters.
+pub fn is_there(ifindex: u32, direction: Direction) -> io::Result<bool> {
+    const NEW_FILTER: u16 = 44;
+    const GET_FILTER: u16 = 46;
+    /// The two sides of clsact, as parents of filters.
+    const PARENTS: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
+    let (_, priority) = place(direction);
+    let parent = match direction {
+        Direction::Ingress => PARENTS[0],
+        Direction::Egress => PARENTS[1],
+    };
+    // `struct tcmsg`: family and padding, device, handle, parent, and priority with protocol.
+    let request = [0, ifindex, 0, parent, 0].map(u32::to_ne_bytes).concat();
+    let filters = raw::dump(NETLINK_ROUTE, GET_FILTER, &request)?;
+    Ok(filters.iter().filter(|message| message.kind == NEW_FILTER).any(|filter| {
+        let word = |at: usize| {
+            filter.body.get(at * 4..).and_then(<[u8]>::first_chunk).map(|b| u32::from_ne_bytes(*b))
+        };
+        word(2) == Some(u32::from(HANDLE)) && word(4).map(|w| w >> 16) == Some(priority.into())
+    }))
 }
 
 fn errno(error: &TcError) -> Option<i32> {

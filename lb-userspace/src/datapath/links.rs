@@ -100,7 +100,7 @@ pub struct Links {
 }
 
 impl Target<'_> {
-    fn attach_type(&self) -> u32 {
+    pub(super) fn attach_type(&self) -> u32 {
         const XDP: u32 = 37;
         const TCX_INGRESS: u32 = 46;
         const TCX_EGRESS: u32 = 47;
@@ -112,7 +112,7 @@ impl Target<'_> {
         }
     }
 
-    fn create(&self, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    pub(super) fn create(&self, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         const XDP_GENERIC: u32 = 1 << 1;
         const XDP_NATIVE: u32 = 1 << 2;
         let attach_type = self.attach_type();
@@ -137,7 +137,7 @@ impl Target<'_> {
     }
 
     /// Whether a link is bound to this target; a link of a vanished device has interface index 0.
-    fn is_of(&self, info: &LinkInfo) -> bool {
+    pub(super) fn is_of(&self, info: &LinkInfo) -> bool {
         match *self {
             Self::Tcx { ifindex, .. } => {
                 (info.kind, info.target, info.target_high)

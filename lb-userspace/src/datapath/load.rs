@@ -126,6 +126,35 @@ impl std::fmt::Display for Shape {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
+    recipe: Recipe,
+}
+
+/// What is needed to load them once more.
+#[derive(Clone, Debug)]
+struct Recipe {
+    object: Object,
+    paths: PinPaths,
+    capacity: Capacity,
+    settings: Settings,
+}
+
+/// A program of ours a second time: the kernel takes none twice at one hook.
+#[derive(Debug)]
+pub struct Second {
+    ebpf: Ebpf,
+    name: &'static str,
+}
+
+impl Second {
+    /// Its descriptor.
+    ///
+    /// # Panics
+    ///
+    /// Never: it is made with the program loaded.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        let program = self.ebpf.program(self.name).expect("it was found when it was loaded");
+        program.fd().expect("it was loaded").as_fd()
+    }
 }
 
 impl Programs {
@@ -145,47 +174,31 @@ impl Programs {
         if !object.is_embedded() {
             return Err(LoadError::NotEmbedded);
         }
-        let maps = paths.maps();
-        paths.create().map_err(|source| LoadError::Pins { dir: paths.version(), source })?;
-        let parsed = ParsedObject::parse(object.bytes())
-            .map_err(|error| LoadError::Parse(Box::new(error)))?;
-        let mut loader = EbpfLoader::new();
-        let _chained = loader.override_global(names::SETTINGS, settings, true);
-        let mut warnings = Vec::new();
-        for name in names::MAPS {
-            let path = maps.join(name);
-            let map = parsed.maps.get(name).ok_or(LoadError::Missing { kind: "map", name })?;
-            let wanted = options::max_entries(capacity, name).unwrap_or_else(|| map.max_entries());
-            let size = match pinned_size(&path, shape(map))? {
-                Some(pinned) if pinned != wanted => {
-                    warnings.push(format!(
-                        "map {name} keeps its {pinned} entries instead of {wanted}: \
-                         run `lb cleanup` to resize it (established flows are lost)"
-                    ));
-                    pinned
-                }
-                Some(_) | None => wanted,
-            };
-            let _chained = loader.map_max_entries(name, size).map_pin_path(name, path);
-        }
-        let ebpf = loader.load(object.bytes()).map_err(|error| LoadError::Maps(Box::new(error)))?;
-        let mut programs = Self { ebpf };
+        let (paths, capacity, settings) = (paths.clone(), *capacity, *settings);
+        let recipe = Recipe { object, paths, capacity, settings };
+        let (ebpf, warnings) = recipe.open()?;
+        let mut programs = Self { ebpf, recipe };
         programs.load_each()?;
-        sign(object, paths)?;
+        sign(object, &programs.recipe.paths)?;
         Ok((programs, warnings))
+    }
+
+    /// Loads one of the tc programs a second time, over the same maps.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn second(&self, name: &'static str) -> Result<Second, LoadError> {
+        let (mut ebpf, _warnings) = self.recipe.open()?;
+        load_named(&mut ebpf, name)?;
+        Ok(Second { ebpf, name })
     }
 
     fn load_each(&mut self) -> Result<(), LoadError> {
         let all =
             names::TC_PROGRAMS.into_iter().chain([names::LB_XDP_IN]).chain(names::CGROUP_PROGRAMS);
         for name in all {
-            let missing = LoadError::Missing { kind: "program", name };
-            let program = self.ebpf.program_mut(name).ok_or(missing)?;
-            load_one(program).map_err(|error| LoadError::Program {
-                program: name.to_owned(),
-                log: verifier_log(&error),
-                source: Box::new(error),
-            })?;
+            load_named(&mut self.ebpf, name)?;
         }
         Ok(())
     }
@@ -233,6 +246,48 @@ impl Programs {
     pub fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+}
+
+impl Recipe {
+    /// Opens the object over the pinned maps, which are made where there are none.
+    fn open(&self) -> Result<(Ebpf, Vec<String>), LoadError> {
+        let Self { object, paths, capacity, settings } = self;
+        let maps = paths.maps();
+        paths.create().map_err(|source| LoadError::Pins { dir: paths.version(), source })?;
+        let parsed = ParsedObject::parse(object.bytes())
+            .map_err(|error| LoadError::Parse(Box::new(error)))?;
+        let mut loader = EbpfLoader::new();
+        let _chained = loader.override_global(names::SETTINGS, settings, true);
+        let mut warnings = Vec::new();
+        for name in names::MAPS {
+            let path = maps.join(name);
+            let map = parsed.maps.get(name).ok_or(LoadError::Missing { kind: "map", name })?;
+            let wanted = options::max_entries(capacity, name).unwrap_or_else(|| map.max_entries());
+            let size = match pinned_size(&path, shape(map))? {
+                Some(pinned) if pinned != wanted => {
+                    warnings.push(format!(
+                        "map {name} keeps its {pinned} entries instead of {wanted}: \
+                         run `lb cleanup` to resize it (established flows are lost)"
+                    ));
+                    pinned
+                }
+                Some(_) | None => wanted,
+            };
+            let _chained = loader.map_max_entries(name, size).map_pin_path(name, path);
+        }
+        let ebpf = loader.load(object.bytes()).map_err(|error| LoadError::Maps(Box::new(error)))?;
+        Ok((ebpf, warnings))
+    }
+}
+
+fn load_named(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
+    let missing = LoadError::Missing { kind: "program", name };
+    let program = ebpf.program_mut(name).ok_or(missing)?;
+    load_one(program).map_err(|error| LoadError::Program {
+        program: name.to_owned(),
+        log: verifier_log(&error),
+        source: Box::new(error),
+    })
 }
 
 fn load_one(program: &mut Program) -> Result<(), ProgramError> {

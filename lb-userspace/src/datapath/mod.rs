@@ -11,13 +11,14 @@ pub mod load;
 pub mod lock;
 pub mod object;
 pub mod options;
+pub mod order;
 pub mod paths;
 pub mod probe;
 pub mod sysctl;
 pub mod wanted;
 pub mod xdp;
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{collections::BTreeMap, fs, io, path::PathBuf, time::Instant};
 
 use lb_common::{ABI_VERSION, Settings};
 
@@ -27,6 +28,7 @@ use self::{
     load::{LoadError, Programs},
     lock::{Lock, LockError},
     options::Options,
+    order::Outside,
     paths::PinPaths,
     probe::ProbeError,
     xdp::{NoXdp, XdpTable},
@@ -207,6 +209,12 @@ impl Datapath {
             missing.extend(lost);
         }
         Ok(missing)
+    }
+
+    /// Brings our programs back to the outer edge of their devices where somebody is outside of them;
+    /// returns who stays there.
+    pub fn keep_outermost(&mut self, now: Instant) -> Vec<Outside> {
+        self.attachments.keep_outermost(&self.programs, now)
     }
 
     fn retire_other_versions(&mut self) {

@@ -6,6 +6,7 @@ mod housekeeper;
 mod kinds;
 mod maps;
 mod node;
+mod order;
 mod shortcut;
 mod versions;
 

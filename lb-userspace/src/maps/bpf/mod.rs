@@ -6,6 +6,7 @@
 
 mod link;
 mod map;
+mod order;
 
 use std::{
     ffi::CString,
@@ -24,6 +25,7 @@ pub use link::{
     link_info, link_update,
 };
 pub use map::{BatchOut, Cursor, Map, MapInfo};
+pub use order::{Attached, program_name, query};
 
 const PROG_LOAD: i32 = 5;
 const OBJ_PIN: i32 = 6;
