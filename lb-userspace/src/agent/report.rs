@@ -204,3 +204,24 @@ pub(super) fn problems(problems: &[&Problem], outside: &[Outside]) -> Vec<Proble
     problems.sort();
     problems
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stays_outside_of_ours_is_a_warning_that_names_it() {
+        let outside = Outside {
+            device: "eth0".into(),
+            hook: "tc-in",
+            program: "program tap (id 7)".into(),
+            reason: "overtaken 5 times within the hour, it came back each time".into(),
+        };
+        let told = problems(&[], &[outside]);
+        assert_eq!(
+            (told[0].object.as_str(), told[0].severity.as_str()),
+            ("device eth0", "warning")
+        );
+        assert!(told[0].reason.starts_with("program tap (id 7) sees packets at tc-in"), "{told:?}");
+    }
+}
