@@ -4,42 +4,44 @@
 use std::time::Instant;
 
 use lb_tests::{
-    lab::{FAMILIES, Lab, PodNetwork, Setup, start_or_skip},
+    lab::{FAMILIES, Lab, Network, Node, Setup, start_or_skip},
     worker::{MonitorKind, Outcome, Proto, UdpStyle},
 };
 
 #[test]
 fn every_machine_reaches_every_pod_with_its_own_address() {
-    for pod_network in [PodNetwork::Routed, PodNetwork::Bridged] {
+    for network in Network::ALL {
         let begin = Instant::now();
-        let setup = Setup { pod_network, ..Setup::default() };
+        let setup = Setup { network, ..Setup::default() };
         let Some(lab) = start_or_skip(setup) else { return };
-        println!("lab up in {:?}", begin.elapsed());
+        println!("{network:?} up in {:?}", begin.elapsed());
         lab.serve(8080).unwrap();
-        reach(&lab, pod_network);
+        reach(&lab);
     }
 }
 
-fn reach(lab: &Lab, pod_network: PodNetwork) {
-    let mut clients = vec![(&lab.client.worker, lab.client.addresses)];
+fn reach(lab: &Lab) {
+    let mut clients = vec![(&lab.client.worker, Ok(lab.client.addresses))];
     for node in &lab.nodes {
-        clients.push((&node.host, node.addresses));
-        clients.push((&node.unhooked, node.addresses));
+        clients.push((&node.host, Err(node)));
+        clients.push((&node.unhooked, Err(node)));
     }
-    clients.extend(lab.pods().map(|pod| (&pod.worker, pod.addresses)));
+    clients.extend(lab.pods().map(|pod| (&pod.worker, Ok(pod.addresses))));
     for (client, own) in clients {
         for pod in lab.pods() {
             for family in FAMILIES {
                 for proto in Proto::ALL {
                     let outcome = client.probe(proto, pod.addresses.at(family, 8080)).unwrap();
                     let what = format!("{} to {} {proto} {family}", client.name(), pod.name());
-                    assert_eq!(outcome.by(), Some(pod.name()), "{what}: {outcome}");
-                    // The host's kernel takes the address of the device that leads to the pod.
-                    let on_bridge = pod_network == PodNetwork::Bridged
-                        && client.name().starts_with(pod.node.as_str());
-                    let node = lab.nodes.iter().find(|node| node.name() == pod.node).unwrap();
-                    let own = if on_bridge { node.bridge_addresses() } else { own };
-                    assert_eq!(outcome.source(), Some(own.ip(family)), "{what}");
+                    let network = lab.network();
+                    assert_eq!(outcome.by(), Some(pod.name()), "{network:?}: {what}: {outcome}");
+                    // The kernel of a node takes the address of the device that leads to the pod.
+                    let to = pod.addresses.ip(family);
+                    let own = own.map_or_else(
+                        |node: &Node| node.address_towards(to).unwrap(),
+                        |own| own.ip(family),
+                    );
+                    assert_eq!(outcome.source(), Some(own), "{:?}: {what}", lab.network());
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Service},
-    lab::{Cidr, FAMILIES, Family, PATIENCE, PodNetwork, Setup, until},
+    lab::{Cidr, FAMILIES, Family, Network, PATIENCE, Setup, until},
     worker::{Outcome, Proto, Worker},
 };
 
@@ -74,7 +74,7 @@ fn web() -> Service {
 
 /// A node with an address of each kind, and a pod.
 fn start(flags: &[&str]) -> Option<Cluster> {
-    let setup = Setup { pods: vec![1], pod_network: PodNetwork::Bridged, ..Setup::default() };
+    let setup = Setup { pods: vec![1], network: Network::Bridged, ..Setup::default() };
     let cluster = Cluster::start_or_skip(setup, flags)?;
     cluster.lab.serve(8080).unwrap();
     let node = &cluster.lab.nodes[0];

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use lb_tests::{
     cluster::{Cluster, Endpoint, Service},
-    lab::{Addresses, Agent, FAMILIES, Family, Offloads, PodNetwork, Setup, service_networks},
+    lab::{Addresses, Agent, FAMILIES, Family, Network, Offloads, Setup, service_networks},
     worker::{Outcome, Proto, UdpStyle, Worker},
 };
 
@@ -219,7 +219,7 @@ fn services(cluster: &Cluster) {
 
 /// Walks the table; `froms` says whose rows.
 fn walk(setup: Setup, flags: &[&str], froms: &[From]) {
-    let bridged = setup.pod_network == PodNetwork::Bridged;
+    let bridged = setup.network == Network::Bridged;
     let hooked = !flags.contains(&"--socket-lb=off");
     let Some(cluster) = Cluster::start_or_skip(setup, flags) else { return };
     services(&cluster);
@@ -271,7 +271,7 @@ fn every_client_reaches_every_backend_and_the_backend_sees_the_right_address() {
 
 #[test]
 fn the_table_holds_with_pods_on_a_bridge() {
-    let setup = Setup { pod_network: PodNetwork::Bridged, ..Setup::default() };
+    let setup = Setup { network: Network::Bridged, ..Setup::default() };
     walk(setup, &["--xdp=off"], &ALL);
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Addresses, Setup, netns::Netns, place::Place, scope::Scope, underlay::Underlay};
+use super::{
+    Addresses, Setup, netns::Netns, network::Uplink, place::Place, scope::Scope, underlay::Underlay,
+};
 use crate::worker::Worker;
 
 /// Its number on the underlay.
@@ -30,8 +32,7 @@ impl Machine {
         setup: &Setup,
     ) -> Result<Self> {
         let netns = Netns::create(&scope.netns_name("client"))?;
-        let near = setup.client.unwrap_or(setup.wires);
-        let addresses = underlay.connect(&netns, "client", CLIENT, near, setup.wires, setup.xdp)?;
+        let addresses = underlay.connect(&netns, "client", CLIENT, Uplink::Nic, setup)?.addresses;
         let place = Place::new(&netns, &scope.cgroup("client")?)?;
         let worker = Worker::start(executable, &place, "client")?;
         Ok(Self { worker, place, netns, addresses })

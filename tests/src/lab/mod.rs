@@ -5,19 +5,24 @@
 //!            ├── bridge ── eth0 node ─┤     workload device on the node
 //!   gateway ─┘  (underlay)           └── pod
 //! ```
-//! Nodes have direct routes to each other's pod networks. A lab is a library value: whoever holds it may start agents and
+//! That is the plain kind of network, in which nodes have direct routes to each other's pods; [`Network`] has the
+//! others. A lab is a library value: whoever holds it may start agents and
 //! workers in it; dropping it, also while a panic unwinds, removes all of it.
 
 mod agent;
+mod between;
 mod machine;
 pub mod netlink;
 pub(crate) mod netns;
+mod network;
 mod node;
 pub mod offload;
 mod place;
 mod pod;
 pub(crate) mod scope;
 mod support;
+mod tool;
+mod tun;
 mod underlay;
 mod wait;
 pub(crate) mod xdp;
@@ -34,6 +39,7 @@ pub use agent::{Agent, Commands, binary};
 pub use machine::Machine;
 pub use netlink::Cidr;
 pub use netns::Netns;
+pub use network::Network;
 pub use node::Node;
 pub use offload::Offloads;
 pub use place::Place;
@@ -43,6 +49,7 @@ pub use underlay::Underlay;
 pub use wait::{PATIENCE, until};
 
 use scope::Scope;
+use tun::Carrier;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -94,28 +101,21 @@ impl Addresses {
     }
 }
 
-/// How a node connects its pods.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum PodNetwork {
-    /// A host route to each pod and no IPv4 address on the node's end of its link, as by Calico.
-    Routed,
-    /// A bridge that is the gateway of the pods, as by flannel and the bridge plugin.
-    Bridged,
-}
-
 /// What a lab is to look like.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Number of pods on each node; one entry a node, at most nine nodes.
     pub pods: Vec<u8>,
-    /// How nodes connect their pods.
-    pub pod_network: PodNetwork,
+    /// What joins pods, nodes and client.
+    pub network: Network,
     /// Offloads of the links between nodes, client and underlay, at both ends.
     pub wires: Offloads,
     /// Whether the wires carry XDP: their far ends get what it needs of them.
     pub xdp: bool,
     /// Offloads of pod links, at both ends.
     pub pod_links: Offloads,
+    /// MTU of pod links, where it is not what the network carries.
+    pub pod_mtu: Option<u32>,
     /// Offloads of the client's own end, where they differ from the other wires'.
     pub client: Option<Offloads>,
     /// `rp_filter` of the nodes; 2 (loose) is what systemd sets.
@@ -126,10 +126,11 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             pods: vec![2, 2],
-            pod_network: PodNetwork::Routed,
+            network: Network::Routed,
             wires: Offloads::default(),
             xdp: false,
             pod_links: Offloads::default(),
+            pod_mtu: None,
             client: None,
             rp_filter: 2,
         }
@@ -148,6 +149,7 @@ pub struct Lab {
     pub underlay: Underlay,
     setup: Setup,
     executable: PathBuf,
+    _carriers: Vec<Carrier>,
     scope: Scope,
 }
 
@@ -156,7 +158,7 @@ impl Lab {
     pub fn start(setup: Setup) -> Result<Self> {
         let executable = executable()?;
         let scope = Scope::create()?;
-        let underlay = Underlay::create(&scope, &executable)?;
+        let underlay = Underlay::create(&scope, &executable, &setup)?;
         let client = Machine::client(&scope, &executable, &underlay, &setup)?;
         let numbers: Vec<(u8, u8)> = (1..).zip(setup.pods.iter().copied()).collect();
         let nodes = thread::scope(|threads| {
@@ -171,8 +173,10 @@ impl Lab {
                 .map(|node| node.join().map_err(|_panic| anyhow!("making a node panicked"))?)
                 .collect::<Result<Vec<_>>>()
         })?;
-        let mut lab = Self { nodes, client, underlay, setup, executable, scope };
-        lab.route_pods()?;
+        let carriers = between::join(&nodes, setup.network)?;
+        between::tell(&underlay, &client, &nodes, setup.network)?;
+        let mut lab =
+            Self { nodes, client, underlay, setup, executable, _carriers: carriers, scope };
         for (number, pods) in numbers {
             for _ in 0..pods {
                 let _ = lab.add_pod(usize::from(number) - 1, None)?;
@@ -211,26 +215,24 @@ impl Lab {
     /// Lets the client send packets for all addresses of Services to a node, as a router outside would
     /// that has a static route for them.
     pub fn route_services_by(&self, node: usize) -> Result<()> {
-        let gateway = self.nodes.get(node).context("no such node")?.addresses;
+        let node = self.nodes.get(node).context("no such node")?;
+        let uplink = self.setup.network.parts().uplink;
         for network in service_networks().into_iter().chain(outside_networks()) {
-            let via = if network.0.is_ipv4() { gateway.v4 } else { gateway.v6 };
-            self.client.netns.netlink().add_route(network, Some(via), "eth0")?;
+            if uplink.behind_gateway() {
+                let (name, number) = (node.name(), node.number);
+                self.underlay.route_to(network, name, number, node.addresses, uplink)?;
+            } else {
+                let Addresses { v4, v6 } = node.addresses;
+                let via = if network.0.is_ipv4() { v4 } else { v6 };
+                self.client.netns.netlink().add_route(network, Some(via), "eth0")?;
+            }
         }
         Ok(())
     }
 
-    /// Tells everybody the way to every node's pods.
-    fn route_pods(&self) -> Result<()> {
-        for node in &self.nodes {
-            for (network, via) in node.pod_networks().into_iter().zip(node.addresses.both()) {
-                for other in self.nodes.iter().filter(|other| other.number != node.number) {
-                    other.netns.netlink().add_route(network, Some(via), "eth0")?;
-                }
-                self.client.netns.netlink().add_route(network, Some(via), "eth0")?;
-                self.underlay.netns.netlink().add_route(network, Some(via), underlay::BRIDGE)?;
-            }
-        }
-        Ok(())
+    /// What joins pods, nodes and client.
+    pub const fn network(&self) -> Network {
+        self.setup.network
     }
 }
 

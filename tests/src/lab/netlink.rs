@@ -128,6 +128,15 @@ impl Netlink {
             .with_context(|| format!("setting {name} up"))
     }
 
+    /// Sets the MTU of a device.
+    pub fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
+        let mut link = self.by_name(name)?;
+        link.attributes.push(LinkAttribute::Mtu(mtu));
+        self.request(RouteNetlinkMessage::SetLink(link), 0)
+            .map(drop)
+            .with_context(|| format!("setting the MTU of {name} to {mtu}"))
+    }
+
     /// Attaches an XDP program to a device.
     pub fn attach_xdp(&self, name: &str, program: BorrowedFd<'_>) -> Result<()> {
         let mut link = self.by_name(name)?;

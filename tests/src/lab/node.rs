@@ -1,16 +1,21 @@
 //! A node: its namespace, its cgroup, its bpffs directory, its pods.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::{IpAddr, UdpSocket},
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 
 use super::{
-    Addresses, Cidr, PodNetwork, Setup,
+    Addresses, Cidr, Setup,
     netns::Netns,
+    network::{Parts, Pods},
     place::Place,
     pod::{self, Pod},
     scope::Scope,
-    underlay::{Underlay, mac},
+    tun::Carrier,
+    underlay::{Joined, Underlay, mac},
 };
 use crate::worker::Worker;
 
@@ -27,14 +32,19 @@ pub struct Node {
     pub place: Place,
     /// Its namespace.
     pub netns: Netns,
-    /// Its addresses on `eth0`.
+    /// The addresses by which the underlay knows it.
     pub addresses: Addresses,
+    /// Its addresses on `eth1`, where it has that.
+    pub second: Option<Addresses>,
     /// 1 for the first.
     pub number: u8,
     cgroup: PathBuf,
     bpffs: PathBuf,
     dir: PathBuf,
     pods_made: u8,
+    parts: Parts,
+    /// Who carries the packets of its uplink, where a thread must.
+    _carrier: Option<Carrier>,
 }
 
 impl Node {
@@ -54,11 +64,13 @@ impl Node {
             ("ipv4/conf/all/rp_filter", &rp_filter),
             ("ipv4/conf/default/rp_filter", &rp_filter),
         ])?;
-        let addresses =
-            underlay.connect(&netns, &name, number, setup.wires, setup.wires, setup.xdp)?;
-        if setup.pod_network == PodNetwork::Bridged {
+        let parts = setup.network.parts();
+        let Joined { addresses, second, carrier } =
+            underlay.connect(&netns, &name, number, parts.uplink, setup)?;
+        if matches!(parts.pods, Pods::Bridge | Pods::Flat) {
             netns.netlink().bridge(pod::BRIDGE, mac(15, number, 0))?;
-            for (ip, length) in pod::gateway(number).both().into_iter().zip([24, 64]) {
+            let lengths = pod::lengths(parts.pods);
+            for (ip, length) in pod::gateway(parts.pods, number).both().into_iter().zip(lengths) {
                 netns.netlink().add_address(pod::BRIDGE, Cidr(ip, length))?;
             }
             netns.netlink().up(pod::BRIDGE)?;
@@ -75,11 +87,14 @@ impl Node {
             place,
             netns,
             addresses,
+            second,
             number,
             cgroup,
             bpffs: scope.bpffs(&name)?,
             dir,
             pods_made: 0,
+            parts,
+            _carrier: carrier,
         })
     }
 
@@ -103,18 +118,27 @@ impl Node {
         &self.dir
     }
 
-    /// Networks of the node's pods: `10.244.N.0/24` and `fd44:0:0:N::/64`.
+    /// Networks of the node's pods: `10.244.N.0/24` and `fd44:0:0:N::/64`, or with a flat network the
+    /// node's part of it, `10.32.N.0/24` and `fd32:0:0:N::/64`.
     pub fn pod_networks(&self) -> [Cidr; 2] {
-        let n = self.number;
-        [
-            Cidr([10, 244, n, 0].into(), 24),
-            Cidr([0xfd44, 0, 0, u16::from(n), 0, 0, 0, 0].into(), 64),
-        ]
+        let Addresses { v4, v6 } = pod::network(self.parts.pods, self.number);
+        [Cidr(v4, 24), Cidr(v6, 64)]
     }
 
     /// Addresses that the node has on the bridge of its pods, where there is one.
     pub fn bridge_addresses(&self) -> Addresses {
-        pod::gateway(self.number)
+        pod::gateway(self.parts.pods, self.number)
+    }
+
+    /// The address that the kernel gives to what the node sends to `to` of its own accord.
+    pub fn address_towards(&self, to: IpAddr) -> Result<IpAddr> {
+        self.netns.run(|| {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let socket = UdpSocket::bind(any)?;
+            // Connecting a UDP socket looks up the route and sends nothing.
+            socket.connect((to, 9))?;
+            Ok(socket.local_addr()?.ip())
+        })
     }
 
     /// Removes a pod: its processes, its link and its namespace.

@@ -9,8 +9,14 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    Addresses, Cidr, FAMILIES, PodNetwork, Setup, netlink::End, netns::Netns, offload,
-    place::Place, scope::Scope, underlay::mac,
+    Addresses, Cidr, FAMILIES, Setup,
+    netlink::End,
+    netns::Netns,
+    network::{Pods, Uplink},
+    offload,
+    place::Place,
+    scope::Scope,
+    underlay::{digits, mac, underlay_addresses},
 };
 use crate::worker::{Proto, Worker};
 
@@ -54,12 +60,17 @@ impl Pod {
         node.netlink().veth(&here, &there, netns.as_fd())?;
         node.run(|| offload::set(&device, setup.pod_links))?;
         netns.run(|| offload::set("eth0", setup.pod_links))?;
-        node.netlink().up(&device)?;
-        netns.netlink().up("eth0")?;
-        let addresses = addresses(node_number, 10 + number);
-        match setup.pod_network {
-            PodNetwork::Routed => route(node, &netns, &device, addresses)?,
-            PodNetwork::Bridged => bridge(node, &netns, &device, addresses, node_number)?,
+        let mtu = setup.pod_mtu.unwrap_or(setup.network.pod_mtu());
+        for (netns, device) in [(node, device.as_str()), (&netns, "eth0")] {
+            netns.netlink().set_mtu(device, mtu)?;
+            netns.netlink().up(device)?;
+        }
+        let pods = setup.network.parts().pods;
+        let addresses = addresses(pods, node_number, number);
+        if pods == Pods::Routes {
+            route(node, &netns, &device, addresses)?;
+        } else {
+            bridge(node, &netns, &device, addresses, (pods, node_number))?;
         }
 
         let place = Place::new(&netns, cgroup)?;
@@ -83,18 +94,43 @@ impl Pod {
     }
 }
 
+/// Addresses of a node's pod `number`, counted from 1.
+fn addresses(pods: Pods, node: u8, number: u8) -> Addresses {
+    match pods {
+        // Up to nine pods a node, below the client's number.
+        Pods::Uplink => underlay_addresses(10 * node + number),
+        Pods::Routes | Pods::Bridge | Pods::Flat => numbered(pods, node, 10 + number),
+    }
+}
+
 /// Address `number` of a node's pod networks, in decimal digits also in IPv6.
-fn addresses(node: u8, number: u8) -> Addresses {
-    let digits = u16::from_str_radix(&number.to_string(), 16).unwrap_or(0);
+fn numbered(pods: Pods, node: u8, number: u8) -> Addresses {
+    let (second, first) = if pods == Pods::Flat { (32, 0xfd32) } else { (244, 0xfd44) };
     Addresses {
-        v4: [10, 244, node, number].into(),
-        v6: [0xfd44, 0, 0, u16::from(node), 0, 0, 0, digits].into(),
+        v4: [10, second, node, number].into(),
+        v6: [first, 0, 0, u16::from(node), 0, 0, 0, digits(number)].into(),
+    }
+}
+
+/// The networks of a node's pods, without their lengths.
+pub(super) fn network(pods: Pods, node: u8) -> Addresses {
+    match pods {
+        Pods::Uplink => underlay_addresses(0),
+        Pods::Routes | Pods::Bridge | Pods::Flat => numbered(pods, node, 0),
     }
 }
 
 /// Addresses of a node on the bridge of its pods.
-pub(super) fn gateway(node: u8) -> Addresses {
-    addresses(node, 1)
+pub(super) fn gateway(pods: Pods, node: u8) -> Addresses {
+    match pods {
+        Pods::Uplink => underlay_addresses(node),
+        Pods::Routes | Pods::Bridge | Pods::Flat => numbered(pods, node, 1),
+    }
+}
+
+/// How long the prefixes are that bridged pods take to be on the link.
+pub(super) const fn lengths(pods: Pods) -> [u8; 2] {
+    if matches!(pods, Pods::Flat) { [16, 48] } else { [24, 64] }
 }
 
 fn route(node: &Netns, pod: &Netns, device: &str, addresses: Addresses) -> Result<()> {
@@ -115,12 +151,19 @@ fn route(node: &Netns, pod: &Netns, device: &str, addresses: Addresses) -> Resul
     Ok(())
 }
 
-fn bridge(node: &Netns, pod: &Netns, device: &str, addresses: Addresses, number: u8) -> Result<()> {
-    node.netlink().enslave(device, BRIDGE)?;
-    for (ip, length) in addresses.both().into_iter().zip([24, 64]) {
+fn bridge(
+    node: &Netns,
+    pod: &Netns,
+    device: &str,
+    addresses: Addresses,
+    (pods, number): (Pods, u8),
+) -> Result<()> {
+    let bridge = if pods == Pods::Uplink { Uplink::Bridge.device() } else { BRIDGE };
+    node.netlink().enslave(device, bridge)?;
+    for (ip, length) in addresses.both().into_iter().zip(lengths(pods)) {
         pod.netlink().add_address("eth0", Cidr(ip, length))?;
     }
-    for gateway in gateway(number).both() {
+    for gateway in gateway(pods, number).both() {
         pod.netlink().add_route(Cidr::any(gateway), Some(gateway), "eth0")?;
     }
     Ok(())

@@ -42,8 +42,8 @@ impl Recording {
             loop {
                 // What was queued before the stop is still read.
                 let last = flag.load(Ordering::Relaxed);
-                while let Ok((frame, out)) = receive(&socket) {
-                    capture.frames.extend(parse(&frame, out));
+                while let Ok((frame, sender)) = receive(&socket) {
+                    capture.frames.extend(parse(&frame, &sender));
                 }
                 if last {
                     return capture;
@@ -89,7 +89,7 @@ fn open(device: &str) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, bool)> {
+fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, libc::sockaddr_ll)> {
     let mut buffer = vec![0; 128];
     // SAFETY: as in `open`.
     let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
@@ -107,13 +107,15 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, bool)> {
     };
     let got = usize::try_from(got).map_err(|_negative| io::Error::last_os_error())?;
     buffer.truncate(got);
-    Ok((buffer, from.sll_pkttype == 4))
+    Ok((buffer, from))
 }
 
-fn parse(frame: &[u8], out: bool) -> Option<Frame> {
-    let ip = frame.get(ETH_HEADER..)?;
+fn parse(frame: &[u8], sender: &libc::sockaddr_ll) -> Option<Frame> {
+    // A device without Ethernet header shows the packet alone.
+    let header = if sender.sll_hatype == libc::ARPHRD_NONE { 0 } else { ETH_HEADER };
+    let ip = frame.get(header..)?;
     let (proto, from, to, l4): (u8, IpAddr, IpAddr, &[u8]) =
-        match u16::from_be_bytes([*frame.get(12)?, *frame.get(13)?]) {
+        match u16::from_be(sender.sll_protocol) {
             0x0800 => {
                 let length = usize::from(ip.first()? & 0xf) * 4;
                 let from: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
@@ -137,7 +139,7 @@ fn parse(frame: &[u8], out: bool) -> Option<Frame> {
         _ => 0,
     };
     Some(Frame {
-        out,
+        out: sender.sll_pkttype == libc::PACKET_OUTGOING,
         proto,
         from: SocketAddr::new(from, port(0)?),
         to: SocketAddr::new(to, port(2)?),
