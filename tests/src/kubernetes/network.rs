@@ -17,9 +17,9 @@ use super::{
     record::{Owned, Record},
 };
 use crate::lab::{
-    Cidr, Netns, Offloads,
+    Cidr, Netns, Offloads, bpf,
     netlink::{End, Mac},
-    offload, xdp,
+    offload,
 };
 
 const BRIDGE: &str = "br0";
@@ -91,7 +91,7 @@ fn connect(lan: &Netns, netns: &Netns, name: &str, number: u8) -> Result<()> {
     lan.netlink().up(name)?;
     netns.netlink().up("eth0")?;
     // What an XDP program at the other end sends back arrives only where there is one at this end.
-    lan.netlink().attach_xdp(name, xdp::pass()?.as_fd())?;
+    lan.netlink().attach_xdp(name, bpf::pass()?.as_fd())?;
     for address in on_link(number) {
         netns.netlink().add_address("eth0", address)?;
     }

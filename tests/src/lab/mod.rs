@@ -11,6 +11,7 @@
 
 mod agent;
 mod between;
+pub(crate) mod bpf;
 mod machine;
 pub mod netlink;
 pub(crate) mod netns;
@@ -25,7 +26,7 @@ mod tool;
 mod tun;
 mod underlay;
 mod wait;
-pub(crate) mod xdp;
+mod wire;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -36,6 +37,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 
 pub use agent::{Agent, Commands, binary};
+pub use bpf::Tagging;
 pub use machine::Machine;
 pub use netlink::Cidr;
 pub use netns::Netns;
@@ -47,6 +49,7 @@ pub use pod::Pod;
 pub use support::{missing, start_or_skip};
 pub use underlay::Underlay;
 pub use wait::{PATIENCE, until};
+pub use wire::Wire;
 
 use scope::Scope;
 use tun::Carrier;

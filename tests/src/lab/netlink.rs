@@ -168,6 +168,16 @@ impl Netlink {
         Ok(self.by_name(name)?.header.index)
     }
 
+    /// The Ethernet address of a device.
+    pub fn mac(&self, name: &str) -> Result<Mac> {
+        let mut attributes = self.found(name)?.attributes.into_iter();
+        let found = attributes.find_map(|attribute| match attribute {
+            LinkAttribute::Address(mac) => Mac::try_from(mac).ok(),
+            _ => None,
+        });
+        found.with_context(|| format!("{name} has no Ethernet address"))
+    }
+
     /// Adds an address to a device; usable at once (no duplicate address detection).
     pub fn add_address(&self, device: &str, address: Cidr) -> Result<()> {
         self.create(RouteNetlinkMessage::NewAddress(self.address(device, address)?))
@@ -213,7 +223,14 @@ impl Netlink {
             .with_context(|| format!("deleting the route to {}/{} by {device}", to.0, to.1))
     }
 
+    /// A message about a device that says nothing else of it yet.
     fn by_name(&self, name: &str) -> Result<LinkMessage> {
+        let mut link = LinkMessage::default();
+        link.header.index = self.found(name)?.header.index;
+        Ok(link)
+    }
+
+    fn found(&self, name: &str) -> Result<LinkMessage> {
         let mut link = LinkMessage::default();
         link.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let answer = self
@@ -222,9 +239,7 @@ impl Netlink {
         let Some(RouteNetlinkMessage::NewLink(found)) = answer else {
             bail!("looking for the device {name}: the kernel answered with something else");
         };
-        let mut link = LinkMessage::default();
-        link.header.index = found.header.index;
-        Ok(link)
+        Ok(found)
     }
 
     fn address(&self, device: &str, Cidr(ip, prefix): Cidr) -> Result<AddressMessage> {

@@ -5,7 +5,7 @@ use std::{os::fd::AsFd, path::Path};
 use anyhow::Result;
 
 use super::{
-    Addresses, Cidr, Setup,
+    Addresses, Cidr, Setup, bpf,
     netlink::{End, Mac},
     netns::Netns,
     network::{TUN_MTU, Uplink},
@@ -13,7 +13,6 @@ use super::{
     place::Place,
     scope::Scope,
     tun::Carrier,
-    xdp,
 };
 use crate::worker::Worker;
 
@@ -201,7 +200,7 @@ impl Underlay {
         self.netns.netlink().up(name)?;
         netns.netlink().up(device)?;
         if setup.xdp {
-            self.netns.netlink().attach_xdp(name, xdp::pass()?.as_fd())?;
+            self.netns.netlink().attach_xdp(name, bpf::pass()?.as_fd())?;
         }
         Ok(())
     }

@@ -114,21 +114,21 @@ fn parse(frame: &[u8], sender: &libc::sockaddr_ll) -> Option<Frame> {
     // A device without Ethernet header shows the packet alone.
     let header = if sender.sll_hatype == libc::ARPHRD_NONE { 0 } else { ETH_HEADER };
     let ip = frame.get(header..)?;
-    let (proto, from, to, l4): (u8, IpAddr, IpAddr, &[u8]) =
-        match u16::from_be(sender.sll_protocol) {
-            0x0800 => {
-                let length = usize::from(ip.first()? & 0xf) * 4;
-                let from: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
-                let to: [u8; 4] = ip.get(16..20)?.try_into().ok()?;
-                (*ip.get(9)?, from.into(), to.into(), ip.get(length..)?)
-            }
-            0x86dd => {
-                let from: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
-                let to: [u8; 16] = ip.get(24..40)?.try_into().ok()?;
-                (*ip.get(6)?, from.into(), to.into(), ip.get(40..)?)
-            }
-            _ => return None,
-        };
+    let (proto, from, to, l4): (u8, IpAddr, IpAddr, &[u8]) = match u16::from_be(sender.sll_protocol)
+    {
+        0x0800 => {
+            let length = usize::from(ip.first()? & 0xf) * 4;
+            let from: [u8; 4] = ip.get(12..16)?.try_into().ok()?;
+            let to: [u8; 4] = ip.get(16..20)?.try_into().ok()?;
+            (*ip.get(9)?, from.into(), to.into(), ip.get(length..)?)
+        }
+        0x86dd => {
+            let from: [u8; 16] = ip.get(8..24)?.try_into().ok()?;
+            let to: [u8; 16] = ip.get(24..40)?.try_into().ok()?;
+            (*ip.get(6)?, from.into(), to.into(), ip.get(40..)?)
+        }
+        _ => return None,
+    };
     if ![6, 17, 132].contains(&proto) {
         return None;
     }
