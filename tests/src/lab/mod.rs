@@ -12,6 +12,7 @@
 mod agent;
 mod between;
 pub(crate) mod bpf;
+mod datagram;
 mod machine;
 pub mod netlink;
 pub(crate) mod netns;
@@ -38,6 +39,7 @@ use anyhow::{Context, Result, anyhow};
 
 pub use agent::{Agent, Commands, binary};
 pub use bpf::Tagging;
+pub use datagram::Datagrams;
 pub use machine::Machine;
 pub use netlink::Cidr;
 pub use netns::Netns;

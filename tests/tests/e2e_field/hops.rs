@@ -65,10 +65,13 @@ fn a_macvlan_device_leads_to_the_backend() {
         let Some(cluster) = start(Setup::default(), by) else { return };
         let [one, two] = &cluster.lab.nodes[..] else { panic!("two nodes") };
         one.netns.ip("link add mv0 link eth0 type macvlan mode bridge").unwrap();
-        one.netns.ip("address add 10.0.0.51/32 dev mv0").unwrap();
-        one.netns.ip("address add fd00::51/128 dev mv0 nodad").unwrap();
         one.netns.netlink().up("mv0").unwrap();
-        for (to, via) in two.pod_networks().into_iter().zip(two.addresses.both()) {
+        for (node, device, number) in [(one, "mv0", 1), (two, "eth0", 2)] {
+            node.netns.ip(&format!("address add 10.2.0.{number}/24 dev {device}")).unwrap();
+            node.netns.ip(&format!("address add fd02::{number}/64 dev {device} nodad")).unwrap();
+        }
+        let vias = [[10, 2, 0, 2].into(), [0xfd02, 0, 0, 0, 0, 0, 0, 2].into()];
+        for (to, via) in two.pod_networks().into_iter().zip(vias) {
             one.netns.netlink().add_route(to, Some(via), "mv0").unwrap();
         }
         served_elsewhere(&cluster, &format!("macvlan {by:?}"));

@@ -4,7 +4,9 @@
 
 mod flooded;
 mod hops;
+mod policies;
 mod rules;
+mod sizes;
 mod sources;
 mod tags;
 

@@ -1,5 +1,5 @@
 //! A Service in rules for nftables, as short as they can be: destination NAT, and masquerading of whoever is no
-//! pod. They show that a case is one that a node can get right.
+//! pod of the node. They show that a case is one that a node can get right.
 
 use std::net::IpAddr;
 
@@ -11,20 +11,23 @@ use lb_tests::{
 /// Gives a Service this pod as its only endpoint, on every node.
 pub(super) fn put(lab: &Lab, service: &Service, pod: &Pod) {
     for node in &lab.nodes {
+        // Rules are for what the node routes, not for what its bridges pass on.
+        let files = ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"];
+        node.netns.sysctl(&files.map(|file| (file, "0"))).unwrap();
         for family in FAMILIES {
-            node.netns.nft(&rules(lab, node, family, service, pod)).unwrap();
+            node.netns.nft(&rules(node, family, service, pod)).unwrap();
         }
     }
 }
 
-fn rules(lab: &Lab, node: &Node, family: Family, service: &Service, pod: &Pod) -> String {
+fn rules(node: &Node, family: Family, service: &Service, pod: &Pod) -> String {
     let ip = if family == Family::V4 { "ip" } else { "ip6" };
     let of_family = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
     let list = |items: Vec<String>| items.join(", ");
     let outside = service.external_ips.iter().copied().chain(service.ingress.iter().map(|i| i.ip));
     let vip = service.addresses.ip(family);
     let vips = list(outside.chain([vip]).filter(of_family).map(|ip| ip.to_string()).collect());
-    let pods = list(lab.pods().map(|pod| pod.addresses.ip(family).to_string()).collect());
+    let pods = list(node.pods.iter().map(|pod| pod.addresses.ip(family).to_string()).collect());
     // What stays on the node keeps the client's address where the policy says so.
     let local = service.external_policy == Policy::Local && pod.node == node.name();
     let mark =
