@@ -31,10 +31,19 @@ impl Datagrams {
         self.socket.connect(to).with_context(|| format!("connecting to {to}"))
     }
 
+    /// Lets this many octets wait to be received.
+    pub fn room(&self, octets: i32) -> Result<()> {
+        self.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets)
+    }
+
     /// Whether datagrams that do not fit may be cut on their way, or not even here.
     pub fn cut(&self, may: bool) -> Result<()> {
         let value = if may { libc::IP_PMTUDISC_DONT } else { libc::IP_PMTUDISC_DO };
         let (level, name) = self.option(libc::IP_MTU_DISCOVER, libc::IPV6_MTU_DISCOVER);
+        self.set(level, name, value)
+    }
+
+    fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> Result<()> {
         let length = libc::socklen_t::try_from(size_of_val(&value))?;
         // SAFETY: the descriptor is open; value and length belong together until the call returns.
         let rc = unsafe {

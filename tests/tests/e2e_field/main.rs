@@ -8,7 +8,9 @@ mod policies;
 mod rules;
 mod sizes;
 mod sources;
+mod switching;
 mod tags;
+mod uplinks;
 
 use std::{net::SocketAddr, time::Duration};
 
