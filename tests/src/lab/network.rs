@@ -16,6 +16,8 @@ pub enum Network {
     Vxlan,
     /// Routed pods, and a device without Ethernet header to the other nodes' pods, as by `WireGuard`.
     Tun,
+    /// Pods whose links have no Ethernet header.
+    TunPods,
     /// The node's only way to anybody is a device without Ethernet header.
     TunUplink,
     /// The node's address is on its loopback device, its uplink has link-local addresses only, as with
@@ -38,6 +40,8 @@ pub(super) enum Pods {
     Flat,
     /// By the bridge of the uplink, with addresses of the underlay.
     Uplink,
+    /// By tun devices with host routes.
+    Tun,
 }
 
 /// How the pods of one node reach those of another.
@@ -78,12 +82,13 @@ pub(super) struct Parts {
 
 impl Network {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Routed,
         Self::Bridged,
         Self::Flat,
         Self::Vxlan,
         Self::Tun,
+        Self::TunPods,
         Self::TunUplink,
         Self::Unnumbered,
         Self::TwoNics,
@@ -98,6 +103,7 @@ impl Network {
             Self::Flat => (Pods::Flat, Between::Port, Uplink::Nic),
             Self::Vxlan => (Pods::Routes, Between::Vxlan, Uplink::Nic),
             Self::Tun => (Pods::Routes, Between::Tun, Uplink::Nic),
+            Self::TunPods => (Pods::Tun, Between::Underlay, Uplink::Nic),
             Self::TunUplink => (Pods::Routes, Between::Underlay, Uplink::Tun),
             Self::Unnumbered => (Pods::Routes, Between::Underlay, Uplink::Unnumbered),
             Self::TwoNics => (Pods::Routes, Between::Underlay, Uplink::TwoNics),

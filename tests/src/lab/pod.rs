@@ -16,6 +16,7 @@ use super::{
     offload,
     place::Place,
     scope::Scope,
+    tun::Carrier,
     underlay::{digits, mac, underlay_addresses},
 };
 use crate::worker::{Proto, Worker};
@@ -41,6 +42,8 @@ pub struct Pod {
     pub device: String,
     /// Name of its node.
     pub node: String,
+    /// Who carries the packets of its link, where a thread must.
+    _carrier: Option<Carrier>,
 }
 
 impl Pod {
@@ -55,27 +58,35 @@ impl Pod {
     ) -> Result<Self> {
         let netns = Netns::create(&scope.netns_name(name))?;
         let device = format!("veth{node_number:02x}{number:02x}a5ce");
-        let here = End { name: &device, mac: mac(16 + node_number, number, 0) };
-        let there = End { name: "eth0", mac: mac(16 + node_number, number, 1) };
-        node.netlink().veth(&here, &there, netns.as_fd())?;
-        node.run(|| offload::set(&device, setup.pod_links))?;
-        netns.run(|| offload::set("eth0", setup.pod_links))?;
+        let pods = setup.network.parts().pods;
+        let carrier = if pods == Pods::Tun {
+            Some(Carrier::wire((node, &device), (&netns, "eth0"))?)
+        } else {
+            let here = End { name: &device, mac: mac(16 + node_number, number, 0) };
+            let there = End { name: "eth0", mac: mac(16 + node_number, number, 1) };
+            node.netlink().veth(&here, &there, netns.as_fd())?;
+            node.run(|| offload::set(&device, setup.pod_links))?;
+            netns.run(|| offload::set("eth0", setup.pod_links))?;
+            None
+        };
         let mtu = setup.pod_mtu.unwrap_or(setup.network.pod_mtu());
         for (netns, device) in [(node, device.as_str()), (&netns, "eth0")] {
             netns.netlink().set_mtu(device, mtu)?;
             netns.netlink().up(device)?;
         }
-        let pods = setup.network.parts().pods;
         let addresses = addresses(pods, node_number, number);
-        if pods == Pods::Routes {
-            route(node, &netns, &device, addresses)?;
-        } else {
-            bridge(node, &netns, &device, addresses, (pods, node_number))?;
+        match pods {
+            Pods::Routes => route(node, &netns, &device, addresses)?,
+            Pods::Tun => wire(node, &netns, &device, addresses)?,
+            Pods::Bridge | Pods::Flat | Pods::Uplink => {
+                bridge(node, &netns, &device, addresses, (pods, node_number))?;
+            }
         }
 
         let place = Place::new(&netns, cgroup)?;
         let worker = Worker::start(executable, &place, name)?;
-        Ok(Self { worker, place, netns, addresses, device, node: format!("node{node_number}") })
+        let node = format!("node{node_number}");
+        Ok(Self { worker, place, netns, addresses, device, node, _carrier: carrier })
     }
 
     /// Serves TCP, UDP and SCTP of both families at a port, answering with the pod's name.
@@ -99,7 +110,7 @@ fn addresses(pods: Pods, node: u8, number: u8) -> Addresses {
     match pods {
         // Up to nine pods a node, below the client's number.
         Pods::Uplink => underlay_addresses(10 * node + number),
-        Pods::Routes | Pods::Bridge | Pods::Flat => numbered(pods, node, 10 + number),
+        Pods::Routes | Pods::Tun | Pods::Bridge | Pods::Flat => numbered(pods, node, 10 + number),
     }
 }
 
@@ -116,7 +127,7 @@ fn numbered(pods: Pods, node: u8, number: u8) -> Addresses {
 pub(super) fn network(pods: Pods, node: u8) -> Addresses {
     match pods {
         Pods::Uplink => underlay_addresses(0),
-        Pods::Routes | Pods::Bridge | Pods::Flat => numbered(pods, node, 0),
+        Pods::Routes | Pods::Tun | Pods::Bridge | Pods::Flat => numbered(pods, node, 0),
     }
 }
 
@@ -124,7 +135,7 @@ pub(super) fn network(pods: Pods, node: u8) -> Addresses {
 pub(super) fn gateway(pods: Pods, node: u8) -> Addresses {
     match pods {
         Pods::Uplink => underlay_addresses(node),
-        Pods::Routes | Pods::Bridge | Pods::Flat => numbered(pods, node, 1),
+        Pods::Routes | Pods::Tun | Pods::Bridge | Pods::Flat => numbered(pods, node, 1),
     }
 }
 
@@ -147,6 +158,16 @@ fn route(node: &Netns, pod: &Netns, device: &str, addresses: Addresses) -> Resul
     pod.netlink().add_route(Cidr::host(GATEWAY_V4), None, "eth0")?;
     for gateway in [GATEWAY_V4, GATEWAY_V6] {
         pod.netlink().add_route(Cidr::any(gateway), Some(gateway), "eth0")?;
+    }
+    Ok(())
+}
+
+/// Both ends of a link that has no neighbours, only another end.
+fn wire(node: &Netns, pod: &Netns, device: &str, addresses: Addresses) -> Result<()> {
+    for ip in addresses.both() {
+        pod.netlink().add_address("eth0", Cidr::host(ip))?;
+        pod.netlink().add_route(Cidr::any(ip), None, "eth0")?;
+        node.netlink().add_route(Cidr::host(ip), None, device)?;
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use std::{
 
 use lb_tests::{
     cluster::Cluster,
-    lab::{Cidr, Datagrams, FAMILIES, Family, Node, Setup},
+    lab::{Cidr, Datagrams, FAMILIES, Family, Node, PATIENCE, Setup, until},
+    worker::Proto,
 };
 
 use super::{By, put, start, web};
@@ -51,8 +52,7 @@ fn a_flow_that_changes_its_way_loses_no_more_than_a_plain_one() {
         let [one, two] = &cluster.lab.nodes[..] else { panic!("two nodes") };
         tunnel(one, two);
         tunnel(two, one);
-        let service =
-            web().port("counted", lb_tests::worker::Proto::Udp, 81, COUNTED, Some(30_081));
+        let service = web().port("counted", Proto::Udp, 81, COUNTED, Some(30_081));
         put(&cluster, &service, &two.pods[0]);
         for family in FAMILIES {
             let [by_service, plain] = run(&cluster, family);
@@ -61,6 +61,52 @@ fn a_flow_that_changes_its_way_loses_no_more_than_a_plain_one() {
                 by_service <= plain + SLACK,
                 "{by:?} {family}: of {COUNT} the Service lost {by_service}, routing {plain}"
             );
+        }
+    }
+}
+
+/// A policy of xfrm that blocks, blocks: what was sent past the stack before is not any more, and is again when the
+/// policy is gone.
+#[test]
+fn a_policy_of_xfrm_stops_a_flow_under_way() {
+    for by in By::ALL {
+        let Some(cluster) = start(Setup::default(), by) else { return };
+        let [one, two] = &cluster.lab.nodes[..] else { panic!("two nodes") };
+        let pod = &two.pods[0];
+        let service = web().port("counted", Proto::Udp, 81, COUNTED, Some(30_081));
+        put(&cluster, &service, pod);
+        for (family, network) in FAMILIES.into_iter().zip(two.pod_networks()) {
+            let server = pod.netns.datagrams(pod.addresses.at(family, COUNTED)).unwrap();
+            let to = one.addresses.at(family, 30_081);
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let client = cluster.lab.client.netns.datagrams(any.parse().unwrap()).unwrap();
+            client.connect(to).unwrap();
+            let arrives = |number: u32| {
+                // A refused datagram is news for the next one.
+                let bytes = number.to_be_bytes();
+                client.send(&bytes).or_else(|_news| client.send(&bytes)).unwrap();
+                let received = server.receive(Duration::from_millis(100)).unwrap();
+                if let Some((bytes, from)) = &received {
+                    server.send_to(bytes, *from).unwrap();
+                    drop(client.receive(Duration::from_millis(500)).unwrap());
+                }
+                received.is_some()
+            };
+            let (Cidr(ip, length), what) = (network, format!("{by:?} {family}"));
+            let option = if to.is_ipv4() { "-4" } else { "-6" };
+            let policy = |verb: &str, action: &str| {
+                let words =
+                    format!("{option} xfrm policy {verb} dst {ip}/{length} dir out {action}");
+                one.netns.ip(&words).unwrap();
+            };
+            assert!((0..10).all(arrives), "{what}: before the policy");
+            policy("add", "action block");
+            // The agent hears of it a moment later than the stack.
+            let stopped = until("the flow to stop", PATIENCE, || Ok((!arrives(10)).then_some(())));
+            stopped.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+            assert_eq!((11..20).filter(|number| arrives(*number)).count(), 0, "{what}: blocked");
+            policy("delete", "");
+            assert!((20..30).all(arrives), "{what}: after the policy");
         }
     }
 }
