@@ -171,9 +171,9 @@ impl Netlink {
     /// The Ethernet address of a device.
     pub fn mac(&self, name: &str) -> Result<Mac> {
         let mut attributes = self.found(name)?.attributes.into_iter();
-        let found = attributes.find_map(|attribute| match attribute {
-            LinkAttribute::Address(mac) => Mac::try_from(mac).ok(),
-            _ => None,
+        let found = attributes.find_map(|attribute| {
+            let LinkAttribute::Address(mac) = attribute else { return None };
+            Mac::try_from(mac).ok()
         });
         found.with_context(|| format!("{name} has no Ethernet address"))
     }

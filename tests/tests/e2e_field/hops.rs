@@ -38,6 +38,9 @@ fn served_elsewhere(cluster: &Cluster, what: &str) {
 
 fn over(network: Network) {
     for by in By::ALL {
+        if by == By::Xdp && !network.has_ethernet() {
+            continue;
+        }
         let Some(cluster) = start(Setup { network, ..Setup::default() }, by) else { return };
         served_elsewhere(&cluster, &format!("{network:?} {by:?}"));
     }
@@ -56,6 +59,21 @@ fn remote_pods_are_behind_a_bridge_of_which_a_vxlan_device_is_a_port() {
 #[test]
 fn a_bridge_with_the_uplink_as_a_port_leads_to_the_backend() {
     over(Network::UplinkBridge);
+}
+
+#[test]
+fn a_device_without_ethernet_header_leads_to_the_backend() {
+    over(Network::Tun);
+}
+
+#[test]
+fn the_backends_own_link_has_no_ethernet_header() {
+    over(Network::TunPods);
+}
+
+#[test]
+fn a_device_without_ethernet_header_is_the_only_way_to_anybody() {
+    over(Network::TunUplink);
 }
 
 /// A macvlan device over the uplink, whose frames no XDP program can redirect to it.

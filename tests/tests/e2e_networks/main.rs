@@ -10,7 +10,7 @@ use std::thread;
 
 use lb_tests::{
     cluster::Cluster,
-    lab::{Agent, Network, Offloads, Setup},
+    lab::{Agent, Network, Offloads, Setup, service_networks},
 };
 
 use table::{Client, check, put};
@@ -73,14 +73,26 @@ fn holds(network: Network) {
     assert!(wrong.is_empty(), "wrong cells:\n{wrong}");
 }
 
-/// The clients side by side: how many cells they have, and what is wrong of them.
+/// The clients side by side: how many cells they have, and what is wrong of them. What nodes send meanwhile is
+/// looked at where it arrives.
 fn walk(cluster: &Cluster) -> (usize, Vec<String>) {
+    let gateway = &cluster.lab.underlay.worker;
+    let captures = ["node1", "node2"].map(|device| gateway.capture(device).unwrap());
     let done: Vec<(usize, Vec<String>)> = thread::scope(|threads| {
         let walking = Client::ALL.map(|client| threads.spawn(move || check(cluster, client)));
         walking.into_iter().map(|row| row.join().unwrap()).collect()
     });
     let cells = done.iter().map(|(cells, _)| cells).sum();
-    (cells, done.into_iter().flat_map(|(_, wrong)| wrong).collect())
+    let mut wrong: Vec<String> = done.into_iter().flat_map(|(_, wrong)| wrong).collect();
+    for capture in captures {
+        let seen = gateway.end_capture(capture).unwrap();
+        assert!(!seen.frames.is_empty(), "a capture that sees nothing proves nothing");
+        let of_services = |ip| service_networks().into_iter().any(|network| network.contains(ip));
+        let mut leaked =
+            seen.frames.iter().filter(|frame| !frame.out && of_services(frame.to.ip()));
+        wrong.extend(leaked.next().map(|frame| format!("a cluster address left a node: {frame}")));
+    }
+    (cells, wrong)
 }
 
 /// What an agent takes the node's devices to be, for whoever has to find out why a cell is wrong.
