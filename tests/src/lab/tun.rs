@@ -18,7 +18,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 
 use super::netns::Netns;
 
@@ -44,7 +47,7 @@ impl Carrier {
         Ok(Self::start(move |stop| {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
-                let [first, second] = ready(&one, &two);
+                let Some([first, second]) = ready(&one, &two) else { return };
                 if first {
                     carry(&mut one, &mut buffer, |packet| drop((&two).write(packet)));
                 }
@@ -70,7 +73,7 @@ impl Carrier {
         Ok(Self::start(move |stop| {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
-                let [inner, outer] = ready(&device, &socket);
+                let Some([inner, outer]) = ready(&device, &socket) else { return };
                 if inner {
                     carry(&mut device, &mut buffer, |packet| {
                         // What cannot be sent is lost, as on any wire.
@@ -100,13 +103,17 @@ impl Drop for Carrier {
     }
 }
 
-/// Which of two has something to read, at the latest after [`DOZE`].
-fn ready(one: &impl AsFd, two: &impl AsFd) -> [bool; 2] {
+/// Which of two has something to read, at the latest after [`DOZE`]; nothing when one of them is gone.
+fn ready(one: &impl AsFd, two: &impl AsFd) -> Option<[bool; 2]> {
     let mut fds = [one.as_fd(), two.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    if poll(&mut fds, PollTimeout::from(DOZE)).is_err() {
-        return [false; 2];
+    match poll(&mut fds, PollTimeout::from(DOZE)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(_) => return None,
     }
-    fds.map(|fd| fd.any().unwrap_or(false))
+    let events = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+    // What is deleted is in error for ever.
+    let gone = events.iter().any(|events| events.intersects(PollFlags::POLLERR));
+    (!gone).then(|| events.map(|events| events.contains(PollFlags::POLLIN)))
 }
 
 /// Reads every packet that waits.
