@@ -269,13 +269,17 @@ fn affinity(cluster: &Cluster, client: Client) -> (usize, Vec<String>) {
                 let at = at(cluster, STICKY.1, to, family).expect("everybody has these");
                 // One before the others: two that come first at once may both choose.
                 let first = worker.probe(proto, at).unwrap();
-                let share = worker.many(proto, at, 8).unwrap();
-                let same = first.by().and_then(|by| share.by.get(by)).copied().unwrap_or(0);
+                let what = format!("{client:?} to {to:?} of sticky {at} {proto}: {first}");
                 cells += 1;
+                let Some(by) = first.by() else {
+                    wrong.push(what);
+                    continue;
+                };
+                let share = worker.many(proto, at, 8).unwrap();
+                let same = share.by.get(by).copied().unwrap_or(0);
                 // One datagram may get lost.
                 if share.by.len() != 1 || same < if proto == Proto::Udp { 7 } else { 8 } {
-                    let what = format!("{client:?} to {to:?} of sticky {at} {proto}");
-                    wrong.push(format!("{what}: {first}, then {share:?}"));
+                    wrong.push(format!("{what}, then {share:?}"));
                 }
             }
         }
