@@ -81,7 +81,7 @@ fn value(device: &Device, state: &NodeState) -> DeviceValue {
         snat4: snat4.map(Addr4::from).unwrap_or_default(),
         snat6: snat6.map(Addr6::from).unwrap_or_default(),
         role: device.role as u8,
-        ethernet: 1,
+        ethernet: u8::from(device.ethernet),
         pad: [0; 2],
     }
 }

@@ -10,8 +10,9 @@ use std::{
 };
 
 use lb_common::{
-    Addr4, AffinityKey, AffinityValue, BackendState, BackendValue, FlowKey, FlowValue, FrontendKey,
-    FrontendKind, FrontendValue, Seen, SockDirection, SockKey, SockValue, names, proto,
+    Action, Addr4, AffinityKey, AffinityValue, BackendState, BackendValue, FlowKey, FlowValue,
+    FrontendKey, FrontendKind, FrontendValue, Hook, Seen, SockDirection, SockKey, SockValue, names,
+    proto,
 };
 use lb_userspace::{
     clock::Clock,
@@ -73,9 +74,17 @@ type Entry = (FlowKey<Addr4>, FlowValue<Addr4>);
 fn pair(client: u16, protocol: u8, backend: u32, seen: u8, last_seen: u32) -> (Entry, Entry) {
     let ip = |a| Addr4::from(Ipv4Addr::new(10, 0, 0, a));
     let (from, vip, to) = (ip(1), ip(2), ip(3));
-    let key =
-        |src, sport, dst, dport| FlowKey { src, dst, sport, dport, proto: protocol, pad: [0; 3] };
+    let key = |hook: Hook, src, sport, dst, dport| FlowKey {
+        src,
+        dst,
+        sport,
+        dport,
+        proto: protocol,
+        hook: hook as u8,
+        pad: [0; 2],
+    };
     let value = |new: FlowKey<Addr4>, reverse| FlowValue {
+        other_hook: new.hook,
         src: new.src,
         dst: new.dst,
         sport: new.sport,
@@ -86,8 +95,11 @@ fn pair(client: u16, protocol: u8, backend: u32, seen: u8, last_seen: u32) -> (E
         reverse,
         ..FlowValue::default()
     };
-    let forward = (key(from, client, vip, 80), value(key(from, client, to, 8080), 0));
-    let reverse = (key(to, 8080, from, client), value(key(vip, 80, from, client), 1));
+    let (arrives, leaves) = (Hook::ExternalIn, Hook::ExternalOut);
+    let forward =
+        (key(arrives, from, client, vip, 80), value(key(leaves, from, client, to, 8080), 0));
+    let reverse =
+        (key(leaves, to, 8080, from, client), value(key(arrives, vip, 80, from, client), 1));
     (forward, reverse)
 }
 
@@ -95,6 +107,65 @@ fn sweep(housekeeper: &mut Housekeeper) -> (Removed, lb_userspace::housekeeper::
     let mut removed = Removed::default();
     let round = housekeeper.sweep(&mut removed).expect("sweeping");
     (removed, round)
+}
+
+/// A masqueraded flow that took the road: its pair, and the second legs of both directions.
+fn roaming(client: u16, last_seen: u32) -> [Entry; 4] {
+    let ip = |a| Addr4::from(Ipv4Addr::new(10, 0, 0, a));
+    let (from, vip, to, node) = (ip(1), ip(2), ip(3), ip(4));
+    let entry = |hook: Hook, ends: [(Addr4, u16); 4], reverse, second| {
+        let [(src, sport), (dst, dport), new_src, new_dst] = ends;
+        let key =
+            FlowKey { src, dst, sport, dport, proto: proto::UDP, hook: hook as u8, pad: [0; 2] };
+        let value = FlowValue {
+            src: new_src.0,
+            sport: new_src.1,
+            dst: new_dst.0,
+            dport: new_dst.1,
+            backend: 1,
+            seen: Seen::PACKET,
+            last_seen,
+            action: if second == 0 { Action::Masquerade as u8 } else { Action::Stack as u8 },
+            reverse,
+            second,
+            other_hook: Hook::ExternalIn as u8,
+            road_port: if second == 0 { client } else { 0 },
+            ..FlowValue::default()
+        };
+        (key, value)
+    };
+    let (c, v, b, n) = ((from, client), (vip, 80), (to, 8080), (node, 20_000 + client));
+    [
+        entry(Hook::ExternalIn, [c, v, n, b], 0, 0),
+        entry(Hook::ExternalIn, [b, n, v, c], 1, 0),
+        entry(Hook::ExternalOut, [c, b, n, b], 0, 1),
+        entry(Hook::ExternalOut, [b, c, v, c], 1, 1),
+    ]
+}
+
+#[test]
+fn second_legs_live_as_long_as_their_pair() {
+    on_node("legs", |node| {
+        let datapath = Datapath::open(&node.options()).unwrap();
+        let dir = datapath.paths().maps();
+        let maps = Maps::open(&dir);
+        maps.backend(1, BackendState::Serving);
+        let mut housekeeper = Housekeeper::open(&dir, Lifetimes::default()).unwrap();
+        let (living, over, alone) = (roaming(1, maps.ago(100)), roaming(2, maps.ago(130)), 3);
+        for (key, value) in living.iter().chain(&over).chain(&roaming(alone, maps.ago(100))[2..]) {
+            maps.flows.put(key, value).unwrap();
+        }
+        // The pair is in use; its legs keep the time at which they were made.
+        for (key, value) in &living[..2] {
+            maps.flows.put(key, &FlowValue { last_seen: maps.ago(0), ..*value }).unwrap();
+        }
+        let (removed, _) = sweep(&mut housekeeper);
+        let there = |(key, _): &Entry| maps.flows.get(key).unwrap().is_some();
+        assert_eq!(living.each_ref().map(there), [true; 4]);
+        assert_eq!(over.each_ref().map(there), [false; 4]);
+        assert!(!roaming(alone, 0)[2..].iter().any(there), "legs without a pair");
+        assert_eq!((removed.expired, removed.orphans), (1, 2));
+    });
 }
 
 #[test]

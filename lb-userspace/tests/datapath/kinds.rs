@@ -45,7 +45,7 @@ impl Elsewhere {
 }
 
 fn watch() -> (Watcher, impl Fn() -> NodeState) {
-    let watcher = Watcher::start(Rules::default(), || {}).expect("netlink works");
+    let watcher = Watcher::start(Rules::default(), |_| {}).expect("netlink works");
     let states = watcher.states();
     (watcher, move || states.borrow().clone())
 }
