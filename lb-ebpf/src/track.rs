@@ -59,16 +59,11 @@ const UDP_IN_USE: u32 = 2;
 /// Whether a packet that is no Service's may get its replies translated in the name of another flow, so
 /// that [`make_way`] has to look.
 ///
-/// What opens a connection is looked at wherever it passes: what a process of the node sends to a pod
-/// passes nothing but the pod's device. A datagram does not tell whether it is the first, so each one that
-/// belongs to no flow is, once: where it leaves for a pod, for the network or for the node itself, which
-/// XDP's fast path never comes by; of those that come in, only such as may be for an address of the node.
+/// What opens a connection is looked at wherever it passes, and a datagram too, since it does not tell
+/// whether it is the first: its replies meet a flow's entries only at the device where it came in, and
+/// what a process of the node sends comes in nowhere.
 #[inline(always)]
-pub(crate) const fn may_collide<A: Address>(
-    packet: &Packet<A>,
-    hook: Hook,
-    may_be_ours: bool,
-) -> bool {
+pub(crate) const fn may_collide<A: Address>(packet: &Packet<A>, hook: Hook) -> bool {
     // The packet first: most are neither.
     if !packet.is_udp() && !packet.opens() {
         return false;
@@ -76,8 +71,9 @@ pub(crate) const fn may_collide<A: Address>(
     match hook {
         // tc sees it too, and XDP does not see all.
         Hook::Xdp | Hook::Socket => false,
-        Hook::PodOut | Hook::ExternalOut | Hook::LoopbackOut => true,
-        Hook::PodIn | Hook::ExternalIn => may_be_ours || packet.opens(),
+        Hook::PodIn | Hook::PodOut | Hook::ExternalIn | Hook::ExternalOut | Hook::LoopbackOut => {
+            true
+        }
     }
 }
 

@@ -114,6 +114,7 @@ fn udp_without_checksum_keeps_none<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::UDP, &["remote-pod"]);
     let tuple = key("client", 4000, "node", 30000, proto::UDP);
     let craft = Craft { checksum: Checksum::None, ..sent::<A>(&tuple, [ROUTER, OWN]) };
+    // tc starts the flow.
     for hook in [Hook::ExternalIn, Hook::Xdp] {
         let (decision, bytes) = world.run(hook, EXTERNAL, &craft.frame());
         assert_eq!(decision.verdict, Verdict::Redirect);

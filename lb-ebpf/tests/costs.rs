@@ -102,13 +102,16 @@ fn cost_at<A: Answer>(world: &mut World<A>, hook: Hook, proto: u8, to: &str) -> 
     let World { tables, env, work, .. } = world;
     let counted = Counted { tables, calls: RefCell::default() };
     let frame = sent(&key::<A>("client", 4000, to, 80, proto), [ROUTER, OWN]).frame();
-    let place = Place { hook, ifindex: EXTERNAL };
+    let place = Place::new(hook, EXTERNAL);
     let _ = run_with(&counted, env, work, place, &frame);
     counted.calls.into_inner()
 }
 
-/// A new flow of a Service without any of the rarer features.
+/// A pod's new flow to a Service without any of the rarer features. From outside, where the backend is
+/// counts too.
 const NEW: [&str; 7] = ["flow", "filter", "frontend", "slot", "backend", "insert", "insert"];
+const FROM_OUTSIDE: [&str; 8] =
+    ["flow", "filter", "frontend", "slot", "backend", "backend", "insert", "insert"];
 
 fn an_established_packet_costs_one_look_up<A: Answer>(world: &mut World<A>) {
     let used = Offer::of(LoadBalancer, "public", 80, proto::UDP, &["pod"], &["pod"]);
@@ -121,27 +124,29 @@ fn an_established_packet_costs_one_look_up<A: Answer>(world: &mut World<A>) {
 
 fn a_plain_service_pays_for_nothing_that_it_does_not_use<A: Answer>(world: &mut World<A>) {
     let offer = Offer::of(ClusterIp, "vip", 80, proto::UDP, &["pod"], &[]);
-    let _ = world.offer(&offer);
-    assert_eq!(cost(world, proto::UDP, "vip"), NEW);
-    *world = World::new();
-    let _ = world.offer(&Offer { local: &["pod"], is_local: true, ..offer });
-    assert_eq!(cost(world, proto::UDP, "vip"), NEW);
+    for offer in [offer, Offer { local: &["pod"], is_local: true, ..offer }] {
+        for (hook, new) in [(Hook::PodIn, &NEW[..]), (Hook::ExternalIn, &FROM_OUTSIDE)] {
+            *world = World::new();
+            let _ = world.offer(&offer);
+            assert_eq!(cost_at(world, hook, proto::UDP, "vip"), new);
+        }
+    }
     *world = World::new();
     let _ = world.offer(&Offer { affinity: 10, ..offer });
-    let used = cost(world, proto::UDP, "vip");
+    let used = cost_at(world, Hook::PodIn, proto::UDP, "vip");
     assert_eq!(used.iter().filter(|call| NEW.contains(call)).count(), NEW.len());
     assert_eq!(used.len(), NEW.len() + 2, "{used:?}");
 }
 
 fn what_is_not_ours_costs_a_bit_of_the_filter<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(ClusterIp, "vip", 80, proto::UDP, &["pod"]);
-    assert_eq!(cost(world, proto::UDP, "remote-pod"), ["flow", "filter"]);
+    assert_eq!(cost(world, proto::TCP, "remote-pod")[..2], ["flow", "filter"]);
     assert_eq!(cost(world, 47, "remote-pod"), ["filter"]);
-    // A datagram is looked at once more, for what its answer would meet, and nowhere twice.
+    // A datagram is looked at once more, for what its answer would meet.
     for (hook, looks) in [
         (Hook::Xdp, 0),
-        (Hook::ExternalIn, 0),
-        (Hook::PodIn, 0),
+        (Hook::ExternalIn, 1),
+        (Hook::PodIn, 1),
         (Hook::PodOut, 1),
         (Hook::ExternalOut, 1),
         (Hook::LoopbackOut, 1),

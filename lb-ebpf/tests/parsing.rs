@@ -125,6 +125,9 @@ fn every_kind_has_its_reason<A: Answer>(_: &mut World<A>) {
                 None if hook == Hook::PodOut => {
                     assert_eq!(decision, Decision::pass(Reason::NotService));
                 }
+                None if hook == Hook::Xdp => {
+                    assert_eq!(decision, Decision::pass(Reason::LeftToTc));
+                }
                 None => assert_eq!(decision.reason, Reason::NewFlow, "{craft:?} at {hook:?}"),
             }
         }

@@ -4,51 +4,33 @@
 
 mod world;
 
-use lb_common::{FlowKey, FrontendKind, Hook, MacAddr, Reason};
-use lb_ebpf::{Decision, Verdict, host::craft::Craft, refuse::Answer};
+use lb_common::{FlowKey, FrontendKind, Hook, Location, MacAddr, NextHop, Reason};
+use lb_ebpf::{Decision, Route, Verdict, host::craft::Craft, refuse::Answer};
 use world::{
     EXTERNAL, OTHER_POD, OTHER_POD_DEVICE, OTHER_POD_OWN, OWN, POD, POD_DEVICE, POD_OWN, PROTOS,
-    ROUTER, World, addr, hop, key, redirect, sent, stack, to_host,
+    ROUTER, World, addr, expect, hop, key, redirect, seen_at, sent, stack, to_host, turned,
 };
 
 const LO: MacAddr = MacAddr { octets: [0; 6] };
 
 both_families![
-    pod_to_cluster_ip,
-    pod_to_node_port_of_other_pod,
-    pod_to_node_port_of_remote_pod,
-    pod_to_node_port_of_host_backend,
+    a_pod_keeps_its_address,
     hairpin,
     outside_to_local_pod,
     outside_to_remote_pod,
-    outside_to_local_pod_by_xdp,
-    outside_to_remote_pod_by_xdp,
+    where_the_slice_does_not_say_the_route_tells,
     host_to_remote_pod,
     host_to_local_pod,
     host_to_host_backend,
-    a_flow_passes_at_other_hooks,
-    next_hops_of_another_generation_are_looked_up,
-    unresolved_neighbours_are_left_to_the_kernel,
-    hop_limit_ends_where_we_forward,
+    a_packet_of_another_edge_is_no_packet_of_the_flow,
+    what_an_outsider_sends_in_the_name_of_a_pod_is_not_the_pods,
+    nobody_outside_has_an_address_of_the_node,
+    no_honest_sender_has_such_an_address,
+    what_a_bridge_passes_on_starts_nothing,
+    next_hops_of_the_node_are_looked_up_in_each_generation,
+    the_node_does_not_lower_the_hop_limit_of_its_own,
     no_source_address_means_no_route,
 ];
-
-/// Sends one packet; asserts the decision and the frame as a description of it.
-fn expect<A: Answer>(
-    world: &mut World<A>,
-    (hook, ifindex): (Hook, u32),
-    sent: &Craft,
-    decision: Decision,
-    becomes: &Craft,
-) {
-    let (got, bytes) = world.run(hook, ifindex, &sent.frame());
-    assert_eq!((got.verdict, got.reason), (decision.verdict, decision.reason), "{sent:?}");
-    // The device means something only where the packet is sent to one.
-    if !matches!(got.verdict, Verdict::Pass | Verdict::Stack | Verdict::Drop) {
-        assert_eq!(got.ifindex, decision.ifindex, "{sent:?}");
-    }
-    assert_eq!(bytes, becomes.frame(), "{sent:?}");
-}
 
 /// The translated tuple of the only forward entry, whose source port may be any.
 fn translated<A: Answer>(world: &World<A>, of: &FlowKey<A>) -> FlowKey<A> {
@@ -56,102 +38,62 @@ fn translated<A: Answer>(world: &World<A>, of: &FlowKey<A>) -> FlowKey<A> {
     world.flow(of).expect("a forward entry").translated(of.proto)
 }
 
-fn pod_to_cluster_ip<A: Answer>(world: &mut World<A>) {
+/// Whatever it asks for and wherever the backend is: policies between see the pod and the backend.
+fn a_pod_keeps_its_address<A: Answer>(world: &mut World<A>) {
     for proto in PROTOS {
-        for backend in ["other-pod", "remote-pod", "node"] {
-            *world = World::new();
-            let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &[backend]);
-            let out = sent::<A>(&key("pod", 4000, "vip", 80, proto), [POD, POD_OWN]);
-            let becomes = out.translated::<A>(&key("pod", 4000, backend, 8080, proto));
-            expect(world, (Hook::PodIn, POD_DEVICE), &out, stack(Reason::NewFlow), &becomes);
-            expect(world, (Hook::PodIn, POD_DEVICE), &out, stack(Reason::Forward), &becomes);
-            let back = sent::<A>(&key(backend, 8080, "pod", 4000, proto), [POD_OWN, POD]);
-            let becomes = back.translated::<A>(&key("vip", 80, "pod", 4000, proto));
-            expect(world, (Hook::PodOut, POD_DEVICE), &back, stack(Reason::Reply), &becomes);
-            world.assert_pairs();
+        for (kind, frontend) in [
+            (FrontendKind::ClusterIp, "vip"),
+            (FrontendKind::NodePort, "node"),
+            (FrontendKind::LoadBalancer, "public"),
+        ] {
+            for backend in ["other-pod", "remote-pod", "node"] {
+                *world = World::new();
+                let _ = world.serve(kind, frontend, 80, proto, &[backend]);
+                let out = sent::<A>(&key("pod", 4000, frontend, 80, proto), [POD, POD_OWN]);
+                let becomes = out.translated::<A>(&key("pod", 4000, backend, 8080, proto));
+                let at = (Hook::PodIn, POD_DEVICE);
+                expect(world, at, &out, stack(Reason::NewFlow), &becomes);
+                expect(world, at, &out, stack(Reason::Forward), &becomes);
+                let back = sent::<A>(&key(backend, 8080, "pod", 4000, proto), [POD_OWN, POD]);
+                let becomes = back.translated::<A>(&key(frontend, 80, "pod", 4000, proto));
+                expect(world, (Hook::PodOut, POD_DEVICE), &back, stack(Reason::Reply), &becomes);
+                world.assert_pairs();
+                assert_eq!(world.tables.flows.borrow().len(), 2);
+            }
         }
     }
 }
 
-/// DNAT and SNAT, past the stack, and back the same way.
-fn masqueraded<A: Answer>(
-    world: &mut World<A>,
-    proto: u8,
-    (from, at, macs): (&str, (Hook, u32), [MacAddr; 2]),
-    (frontend, port): (&str, u16),
-    (backend, snat, device, neighbours): (&str, &str, u32, [MacAddr; 2]),
-    reply_at: (Hook, u32),
-) {
-    let tuple = key(from, 4000, frontend, port, proto);
-    let out = sent::<A>(&tuple, macs);
-    let (decision, bytes) = world.run(at.0, at.1, &out.frame());
-    assert_eq!(decision, redirect(device, Reason::NewFlow));
-    let to = translated(world, &tuple);
-    assert_eq!((to.src, to.dst, to.dport), (addr(snat), addr(backend), 8080));
-    assert!((16384..32768).contains(&to.sport));
-    let becomes = hop(&out.translated(&to), [neighbours[1], neighbours[0]]);
-    assert_eq!(bytes, becomes.frame());
-    expect(world, at, &out, redirect(device, Reason::Forward), &becomes);
-
-    let back = sent::<A>(&to.reversed(), neighbours);
-    let becomes = hop(&back.translated(&tuple.reversed()), [macs[1], macs[0]]);
-    expect(world, reply_at, &back, redirect(at.1, Reason::Reply), &becomes);
-}
-
-fn pod_to_node_port_of_other_pod<A: Answer>(world: &mut World<A>) {
-    for proto in PROTOS {
-        let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["other-pod"]);
-        masqueraded(
-            world,
-            proto,
-            ("pod", (Hook::PodIn, POD_DEVICE), [POD, POD_OWN]),
-            ("node", 30000),
-            ("other-pod", "node-at-pods", OTHER_POD_DEVICE, [OTHER_POD, OTHER_POD_OWN]),
-            (Hook::PodIn, OTHER_POD_DEVICE),
-        );
-    }
-}
-
-fn pod_to_node_port_of_remote_pod<A: Answer>(world: &mut World<A>) {
-    for proto in PROTOS {
-        let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["remote-pod"]);
-        masqueraded(
-            world,
-            proto,
-            ("pod", (Hook::PodIn, POD_DEVICE), [POD, POD_OWN]),
-            ("node", 30000),
-            ("remote-pod", "node", EXTERNAL, [ROUTER, OWN]),
-            (Hook::ExternalIn, EXTERNAL),
-        );
-    }
-}
-
-fn pod_to_node_port_of_host_backend<A: Answer>(world: &mut World<A>) {
-    for proto in PROTOS {
-        let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["node"]);
-        let out = sent::<A>(&key("pod", 4000, "node", 30000, proto), [POD, POD_OWN]);
-        let becomes = out.translated::<A>(&key("pod", 4000, "node", 8080, proto));
-        expect(world, (Hook::PodIn, POD_DEVICE), &out, stack(Reason::NewFlow), &becomes);
-        let back = sent::<A>(&key("node", 8080, "pod", 4000, proto), [POD_OWN, POD]);
-        let becomes = back.translated::<A>(&key("node", 30000, "pod", 4000, proto));
-        expect(world, (Hook::PodOut, POD_DEVICE), &back, stack(Reason::Reply), &becomes);
-    }
-}
-
+/// CIP-4: seen as another, or it would answer itself past us. Each half of that where the packet passes
+/// the pod's device, so that the stack routes it from the pod to the pod.
 fn hairpin<A: Answer>(world: &mut World<A>) {
+    let (sends, hears) = ((Hook::PodIn, POD_DEVICE), (Hook::PodOut, POD_DEVICE));
     for proto in PROTOS {
         for (kind, frontend) in [(FrontendKind::ClusterIp, "vip"), (FrontendKind::NodePort, "node")]
         {
             *world = World::new();
             let _ = world.serve(kind, frontend, 80, proto, &["pod"]);
-            masqueraded(
-                world,
-                proto,
-                ("pod", (Hook::PodIn, POD_DEVICE), [POD, POD_OWN]),
-                (frontend, 80),
-                ("pod", "node-at-pods", POD_DEVICE, [POD, POD_OWN]),
-                (Hook::PodIn, POD_DEVICE),
-            );
+            let tuple = key("pod", 4000, frontend, 80, proto);
+            let out = sent::<A>(&tuple, [POD, POD_OWN]);
+            let between = out.translated::<A>(&key("pod", 4000, "pod", 8080, proto));
+            expect(world, sends, &out, stack(Reason::NewFlow), &between);
+            let to = translated(world, &tuple);
+            assert_eq!((to.src, to.dst, to.dport), (addr("node-at-pods"), addr("pod"), 8080));
+            assert!((16384..32768).contains(&to.sport));
+            for reason in [Reason::Forward, Reason::Forward] {
+                let arrives = hop(&between, [POD_OWN, POD]);
+                expect(world, hears, &arrives, stack(reason), &arrives.translated(&to));
+                expect(world, sends, &out, stack(reason), &between);
+            }
+            let back = turned(&out).translated(&to.reversed());
+            let back = Craft { eth: [POD_OWN.octets, POD.octets], ..back };
+            let between = back.translated::<A>(&key("pod", 8080, "pod", 4000, proto));
+            expect(world, sends, &back, stack(Reason::Reply), &between);
+            let arrives = hop(&between, [POD_OWN, POD]);
+            let becomes = arrives.translated(&tuple.reversed());
+            expect(world, hears, &arrives, stack(Reason::Reply), &becomes);
+            world.assert_pairs();
+            assert_eq!(world.tables.flows.borrow().len(), 4);
         }
     }
 }
@@ -165,8 +107,13 @@ fn outside_to_local_pod<A: Answer>(world: &mut World<A>) {
                 let _ = world.serve(kind, frontend, 80, proto, &[backend]);
                 let out = sent::<A>(&key("client", 4000, frontend, 80, proto), [ROUTER, OWN]);
                 let becomes = out.translated::<A>(&key("client", 4000, backend, 8080, proto));
-                let at = (Hook::ExternalIn, EXTERNAL);
-                expect(world, at, &out, stack(Reason::NewFlow), &becomes);
+                let (tc, xdp) = ((Hook::ExternalIn, EXTERNAL), (Hook::Xdp, EXTERNAL));
+                let left = Decision::pass(Reason::LeftToTc);
+                expect(world, xdp, &out, left, &out);
+                assert!(world.tables.flows.borrow().is_empty());
+                expect(world, tc, &out, stack(Reason::NewFlow), &becomes);
+                expect(world, xdp, &out, left, &out);
+                expect(world, tc, &out, stack(Reason::Forward), &becomes);
                 let back = sent::<A>(&key(backend, 8080, "client", 4000, proto), [OWN, ROUTER]);
                 let becomes = back.translated::<A>(&key(frontend, 80, "client", 4000, proto));
                 let at = (Hook::ExternalOut, EXTERNAL);
@@ -176,40 +123,56 @@ fn outside_to_local_pod<A: Answer>(world: &mut World<A>) {
     }
 }
 
+/// DNAT and SNAT, past the stack, and back the same way: tc starts it, and either carries it on.
 fn outside_to_remote_pod<A: Answer>(world: &mut World<A>) {
-    outside_to_remote(world, Hook::ExternalIn);
-}
-
-fn outside_to_remote_pod_by_xdp<A: Answer>(world: &mut World<A>) {
-    outside_to_remote(world, Hook::Xdp);
-}
-
-fn outside_to_remote<A: Answer>(world: &mut World<A>, hook: Hook) {
     for proto in PROTOS {
-        let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["remote-pod"]);
-        masqueraded(
-            world,
-            proto,
-            ("client", (hook, EXTERNAL), [ROUTER, OWN]),
-            ("node", 30000),
-            ("remote-pod", "node", EXTERNAL, [ROUTER, OWN]),
-            (hook, EXTERNAL),
-        );
+        for (kind, frontend) in [(FrontendKind::ClusterIp, "vip"), (FrontendKind::NodePort, "node")]
+        {
+            *world = World::new();
+            let _ = world.serve(kind, frontend, 80, proto, &["remote-pod"]);
+            let tuple = key("client", 4000, frontend, 80, proto);
+            let out = sent::<A>(&tuple, [ROUTER, OWN]);
+            let (tc, xdp) = ((Hook::ExternalIn, EXTERNAL), (Hook::Xdp, EXTERNAL));
+            expect(world, xdp, &out, Decision::pass(Reason::LeftToTc), &out);
+            assert!(world.tables.flows.borrow().is_empty());
+            let (decision, bytes) = world.run(tc.0, tc.1, &out.frame());
+            assert_eq!(decision, redirect(EXTERNAL, Reason::NewFlow));
+            let to = translated(world, &tuple);
+            assert_eq!((to.src, to.dst, to.dport), (addr("node"), addr("remote-pod"), 8080));
+            assert!((16384..32768).contains(&to.sport));
+            let becomes = hop(&out.translated(&to), [OWN, ROUTER]);
+            assert_eq!(bytes, becomes.frame());
+            let back = sent::<A>(&to.reversed(), [ROUTER, OWN]);
+            let returns = hop(&back.translated(&tuple.reversed()), [OWN, ROUTER]);
+            for at in [tc, xdp] {
+                expect(world, at, &out, redirect(EXTERNAL, Reason::Forward), &becomes);
+                expect(world, at, &back, redirect(EXTERNAL, Reason::Reply), &returns);
+            }
+            assert_eq!(world.tables.flows.borrow().len(), 2);
+        }
     }
 }
 
-/// XDP makes the choice, tc carries it out.
-fn outside_to_local_pod_by_xdp<A: Answer>(world: &mut World<A>) {
-    for proto in PROTOS {
-        let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["pod", "other-pod"]);
-        let tuple = key("client", 4000, "node", 30000, proto);
-        let out = sent::<A>(&tuple, [ROUTER, OWN]);
-        let left = Decision::pass(Reason::LeftToTc);
-        expect(world, (Hook::Xdp, EXTERNAL), &out, left, &out);
-        let becomes = out.translated(&translated(world, &tuple));
-        expect(world, (Hook::Xdp, EXTERNAL), &out, left, &out);
-        let at = (Hook::ExternalIn, EXTERNAL);
-        expect(world, at, &out, stack(Reason::Forward), &becomes);
+/// Slices written by hand name no node.
+fn where_the_slice_does_not_say_the_route_tells<A: Answer>(world: &mut World<A>) {
+    for said in [Location::Unknown, Location::Here, Location::Elsewhere] {
+        for (backend, is_here) in [("pod", true), ("node", true), ("remote-pod", false)] {
+            *world = World::new();
+            let id = world.serve(FrontendKind::NodePort, "node", 30000, PROTOS[0], &[backend]);
+            world.tables.backends.get_mut(&id).unwrap().location = said as u8;
+            let tuple = key("client", 4000, "node", 30000, PROTOS[0]);
+            let frame = sent::<A>(&tuple, [ROUTER, OWN]).frame();
+            let (decision, _) = world.run(Hook::ExternalIn, EXTERNAL, &frame);
+            assert_eq!(decision.reason, Reason::NewFlow, "{said:?} {backend}");
+            let keeps = match said {
+                Location::Unknown => is_here,
+                Location::Here => true,
+                Location::Elsewhere => false,
+            };
+            let src = world.flow(&tuple).unwrap().src;
+            assert_eq!(src == addr("client"), keeps, "{said:?} {backend}");
+            world.assert_pairs();
+        }
     }
 }
 
@@ -237,6 +200,11 @@ fn host_to_local_pod<A: Answer>(world: &mut World<A>) {
     }
 }
 
+/// A frame to another neighbour; the node that sends it lowers no hop limit.
+fn sent_on(craft: &Craft, [from, to]: [MacAddr; 2]) -> Craft {
+    Craft { eth: [to.octets, from.octets], ..craft.clone() }
+}
+
 /// The node's own packet leaves by the external device, as the routes to the VIP say, and its
 /// reply enters there, addressed to that device: the stack takes nothing else.
 fn host_to_pod<A: Answer>(
@@ -252,12 +220,16 @@ fn host_to_pod<A: Answer>(
     assert_eq!(decision, redirect(device, Reason::NewFlow));
     let to = translated(world, &tuple);
     assert_eq!((to.src, to.dst, to.dport), (addr(snat), addr(backend), 8080));
-    let becomes = hop(&out.translated(&to), [neighbours[1], neighbours[0]]);
+    let becomes = sent_on(&out.translated(&to), [neighbours[1], neighbours[0]]);
     assert_eq!(bytes, becomes.frame());
 
     let back = sent::<A>(&to.reversed(), neighbours);
-    let becomes = Craft { eth: [OWN.octets, ROUTER.octets], ..back.translated(&tuple.reversed()) };
+    let becomes = sent_on(&back.translated(&tuple.reversed()), [ROUTER, OWN]);
     expect(world, reply_at, &back, to_host(EXTERNAL, Reason::Reply), &becomes);
+    let left = Decision::pass(Reason::LeftToTc);
+    if reply_at.0 == Hook::ExternalIn {
+        expect(world, (Hook::Xdp, EXTERNAL), &back, left, &back);
+    }
 }
 
 /// A host-network backend: over the loopback device, whose address is all zeros.
@@ -277,78 +249,152 @@ fn host_to_host_backend<A: Answer>(world: &mut World<A>) {
     }
 }
 
-fn a_flow_passes_at_other_hooks<A: Answer>(world: &mut World<A>) {
+fn a_packet_of_another_edge_is_no_packet_of_the_flow<A: Answer>(world: &mut World<A>) {
     let proto = PROTOS[0];
     let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &["remote-pod"]);
     let out = sent::<A>(&key("pod", 4000, "vip", 80, proto), [POD, POD_OWN]);
     let _ = world.run(Hook::PodIn, POD_DEVICE, &out.frame());
     // The reply of a remote backend enters here on its way to the pod.
-    let back = sent::<A>(&key("remote-pod", 8080, "pod", 4000, proto), [ROUTER, OWN]);
+    let back = sent::<A>(&key("remote-pod", 8080, "pod", 4000, proto), [ROUTER, OWN]).flags(0x12);
     for hook in [Hook::ExternalIn, Hook::Xdp, Hook::ExternalOut, Hook::PodIn, Hook::LoopbackOut] {
-        expect(world, (hook, EXTERNAL), &back, Decision::pass(Reason::OtherHook), &back);
+        expect(world, (hook, EXTERNAL), &back, Decision::pass(Reason::NotService), &back);
     }
 }
 
-fn next_hops_of_another_generation_are_looked_up<A: Answer>(world: &mut World<A>) {
+/// It is a client outside, if anything: the pod's flow neither counts its packets nor ends by them, and
+/// no translation of the pod's is its.
+fn what_an_outsider_sends_in_the_name_of_a_pod_is_not_the_pods<A: Answer>(world: &mut World<A>) {
+    for proto in PROTOS {
+        for name in ["vip", "node"] {
+            *world = World::new();
+            let kind = if name == "vip" { FrontendKind::ClusterIp } else { FrontendKind::NodePort };
+            let _ = world.serve(kind, name, 80, proto, &["remote-pod"]);
+            let tuple = key("pod", 4000, name, 80, proto);
+            let frame = sent::<A>(&tuple, [POD, POD_OWN]).frame();
+            let _ = world.run(Hook::PodIn, POD_DEVICE, &frame);
+            let own = seen_at(Hook::PodIn, tuple);
+            let entries = |world: &World<A>| {
+                let flows = world.tables.flows.borrow();
+                let forward = flows[&own].get();
+                (forward, flows[&forward.other_key(proto)].get())
+            };
+            let before = entries(world);
+            // RST, SYN, ABORT, INIT.
+            for flags in [0x04, 0x02, 0x06, 0x01] {
+                for hook in [Hook::ExternalIn, Hook::Xdp] {
+                    let forged = sent::<A>(&tuple, [ROUTER, OWN]).flags(flags);
+                    let (decision, _) = world.run(hook, EXTERNAL, &forged.frame());
+                    assert_eq!(entries(world), before, "{flags:#x} at {hook:?}: {decision:?}");
+                }
+            }
+            world.assert_pairs();
+        }
+    }
+}
+
+fn nobody_outside_has_an_address_of_the_node<A: Answer>(world: &mut World<A>) {
+    for proto in PROTOS {
+        for (name, backend) in [("vip", "pod"), ("node", "remote-pod"), ("public", "node")] {
+            *world = World::new();
+            let _ = world.serve(FrontendKind::ExternalIp, name, 80, proto, &[backend]);
+            let out = sent::<A>(&key("node", 4000, name, 80, proto), [ROUTER, OWN]);
+            let dropped = Decision::drop(Reason::BadSource);
+            expect(world, (Hook::ExternalIn, EXTERNAL), &out, dropped, &out);
+            assert!(world.tables.flows.borrow().is_empty());
+        }
+    }
+}
+
+/// Of a group, of nobody, of loopback: neither from outside nor from a pod.
+fn no_honest_sender_has_such_an_address<A: Answer>(world: &mut World<A>) {
+    let sources: &[&str] = match A::FAMILY {
+        lb_common::Family::V4 => &["224.0.0.1", "255.255.255.255", "0.0.0.0", "127.0.0.1"],
+        lb_common::Family::V6 => &["ff02::1", "::", "::1"],
+    };
+    for proto in PROTOS {
+        for backend in ["pod", "remote-pod"] {
+            *world = World::new();
+            let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &[backend]);
+            for source in sources {
+                for at in [(Hook::ExternalIn, EXTERNAL), (Hook::PodIn, POD_DEVICE)] {
+                    let out = Craft {
+                        src: source.parse().unwrap(),
+                        ..sent::<A>(&key("client", 4000, "vip", 80, proto), [ROUTER, OWN])
+                    };
+                    expect(world, at, &out, Decision::drop(Reason::BadSource), &out);
+                }
+            }
+            assert!(world.tables.flows.borrow().is_empty());
+        }
+    }
+}
+
+/// The node neither sent nor routed it: it is for whom its Ethernet address says.
+fn what_a_bridge_passes_on_starts_nothing<A: Answer>(world: &mut World<A>) {
+    for proto in PROTOS {
+        for backends in [&["remote-pod"][..], &[]] {
+            *world = World::new();
+            let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, backends);
+            let frame = sent::<A>(&key("node", 4000, "vip", 80, proto), [OWN, ROUTER]).frame();
+            let mut place = lb_ebpf::Place::new(Hook::ExternalOut, EXTERNAL);
+            place.bridged = true;
+            let World { tables, env, work, .. } = world;
+            let (decision, bytes) = world::run_with(tables, env, work, place, &frame);
+            assert_eq!((decision, bytes), (Decision::pass(Reason::NotService), frame.clone()));
+            assert!(world.tables.flows.borrow().is_empty());
+            // The same frame of the node itself is served, or refused.
+            let (decision, _) = world.run(Hook::ExternalOut, EXTERNAL, &frame);
+            assert_ne!(decision.verdict, Verdict::Pass);
+        }
+    }
+}
+
+/// The kernel sends the first packet in each, and so uses the neighbour itself.
+fn next_hops_of_the_node_are_looked_up_in_each_generation<A: Answer>(world: &mut World<A>) {
     let proto = PROTOS[0];
-    let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["remote-pod"]);
-    let tuple = key("client", 4000, "node", 30000, proto);
-    let out = sent::<A>(&tuple, [ROUTER, OWN]);
-    let at = (Hook::ExternalIn, EXTERNAL);
+    let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &["remote-pod"]);
+    let tuple = key("node", 4000, "vip", 80, proto);
+    let out = sent::<A>(&tuple, [OWN, ROUTER]);
+    let at = (Hook::ExternalOut, EXTERNAL);
     let _ = world.run(at.0, at.1, &out.frame());
-    let to = translated(world, &tuple);
+    let moved = out.translated(&translated(world, &tuple));
     world.env.generation += 1;
-    let _ = world.env.routes.insert(
-        addr("remote-pod"),
-        lb_ebpf::Route::Via(lb_common::NextHop {
-            ifindex: OTHER_POD_DEVICE,
-            generation: world.env.generation,
-            dmac: OTHER_POD,
-            smac: OTHER_POD_OWN,
-        }),
-    );
-    // XDP cannot ask; tc lets the kernel send one, then uses what it found.
-    let left = Decision::pass(Reason::LeftToTc);
-    expect(world, (Hook::Xdp, EXTERNAL), &out, left, &out);
-    let by_kernel = Decision {
+    let generation = world.env.generation;
+    let new = Route::Via(NextHop {
         ifindex: OTHER_POD_DEVICE,
+        generation,
+        mtu: world::MTU,
+        dmac: OTHER_POD,
+        smac: OTHER_POD_OWN,
+    });
+    let _ = world.env.routes.insert(addr("remote-pod"), new);
+    let by_kernel = |ifindex| Decision {
+        ifindex,
         verdict: Verdict::RedirectNeighbour,
         reason: Reason::Forward,
     };
-    let becomes = hop(&out.translated(&to), [ROUTER, OWN]);
-    expect(world, at, &out, by_kernel, &becomes);
-    let becomes = hop(&out.translated(&to), [OTHER_POD_OWN, OTHER_POD]);
-    let direct = redirect(OTHER_POD_DEVICE, Reason::Forward);
-    expect(world, at, &out, direct, &becomes);
+    expect(world, at, &out, by_kernel(OTHER_POD_DEVICE), &moved);
+    let becomes = sent_on(&moved, [OTHER_POD_OWN, OTHER_POD]);
+    expect(world, at, &out, redirect(OTHER_POD_DEVICE, Reason::Forward), &becomes);
+    // A neighbour that is not known is asked for again, until it is there; no way is none.
+    world.env.generation += 1;
+    let _ = world.env.routes.insert(addr("remote-pod"), Route::Unresolved(EXTERNAL));
+    for _ in 0..2 {
+        expect(world, at, &out, by_kernel(EXTERNAL), &moved);
+    }
+    let _ = world.env.routes.insert(addr("remote-pod"), Route::Unknown);
+    expect(world, at, &out, Decision::drop(Reason::NoRoute), &out);
 }
 
-fn unresolved_neighbours_are_left_to_the_kernel<A: Answer>(world: &mut World<A>) {
-    let proto = PROTOS[0];
-    let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["remote-pod"]);
-    let unresolved = lb_ebpf::Route::Unresolved(EXTERNAL);
-    let _ = world.env.routes.insert(addr("remote-pod"), unresolved);
-    let tuple = key("client", 4000, "node", 30000, proto);
-    let out = sent::<A>(&tuple, [ROUTER, OWN]);
-    let (decision, bytes) = world.run(Hook::Xdp, EXTERNAL, &out.frame());
-    assert_eq!((decision, bytes), (Decision::pass(Reason::LeftToTc), out.frame()));
-    let becomes = hop(&out.translated(&translated(world, &tuple)), [ROUTER, OWN]);
-    let by_kernel = Decision {
-        ifindex: EXTERNAL,
-        verdict: Verdict::RedirectNeighbour,
-        reason: Reason::Forward,
-    };
-    expect(world, (Hook::ExternalIn, EXTERNAL), &out, by_kernel, &becomes);
-}
-
-fn hop_limit_ends_where_we_forward<A: Answer>(world: &mut World<A>) {
-    let proto = PROTOS[0];
-    let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto, &["remote-pod"]);
-    let tuple = key("client", 4000, "node", 30000, proto);
-    for limit in [0, 1] {
-        let out = Craft { hop_limit: limit, ..sent::<A>(&tuple, [ROUTER, OWN]) };
-        for _ in 0..2 {
-            let drop = Decision::drop(Reason::HopLimit);
-            expect(world, (Hook::ExternalIn, EXTERNAL), &out, drop, &out);
+fn the_node_does_not_lower_the_hop_limit_of_its_own<A: Answer>(world: &mut World<A>) {
+    for proto in PROTOS {
+        let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &["remote-pod"]);
+        let tuple = key("node", 4000, "vip", 80, proto);
+        let out = Craft { hop_limit: 1, ..sent::<A>(&tuple, [OWN, ROUTER]) };
+        for reason in [Reason::NewFlow, Reason::Forward] {
+            let (decision, bytes) = world.run(Hook::ExternalOut, EXTERNAL, &out.frame());
+            assert_eq!(decision, redirect(EXTERNAL, reason));
+            assert_eq!(bytes, out.translated(&translated(world, &tuple)).frame());
         }
     }
 }

@@ -48,6 +48,9 @@ const H: &[Way] = &[
     Way::Socket,
 ];
 
+/// XDP judges nobody.
+const LEFT: Decision = Decision::pass(Reason::LeftToTc);
+
 const INTERNAL: &[FrontendKind] = &[ClusterIp];
 const EXTERNALS: &[FrontendKind] = &[NodePort, ExternalIp, LoadBalancer];
 
@@ -72,7 +75,7 @@ const ROWS: [Row; 12] = [
     (INTERNAL, true, X, true, Source::Kept),
     (EXTERNALS, false, X, false, Source::Node),
     (EXTERNALS, true, X, true, Source::Kept),
-    (EXTERNALS, false, P, false, Source::Node),
+    (EXTERNALS, false, P, false, Source::Kept),
     (EXTERNALS, true, P, false, Source::Kept),
     (EXTERNALS, false, H, false, Source::Node),
     (EXTERNALS, true, H, false, Source::Node),
@@ -126,18 +129,23 @@ fn each_client_is_served_from_the_set_of_the_policy<A: Answer>(_: &mut World<A>)
             return;
         };
         let tuple = key::<A>(from, 4000, place(kind), 80, proto);
-        let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
+        let frame = sent(&tuple, macs(hook)).frame();
+        let (decision, bytes) = world.run(hook, device, &frame);
+        if hook == Hook::Xdp {
+            // XDP starts nothing.
+            assert_eq!((decision, bytes), (LEFT, frame), "{row:?}");
+            assert!(world.tables.flows.borrow().is_empty(), "{row:?}");
+            return;
+        }
         let flow = world.flow(&tuple).unwrap_or_else(|| panic!("{row:?}: {decision:?}"));
         assert_eq!(flow.dst, addr(to), "{row:?} {kind:?}");
         let node = if to == "other-pod" { "node-at-pods" } else { "node" };
         let seen = if row.4 == Source::Kept { from } else { node };
         assert_eq!(flow.src, addr(seen), "{row:?} {kind:?}");
-        // A kept source goes by the stack, where XDP leaves it to tc; else past it.
-        let verdict = match (row.4, hook) {
-            (Source::Kept, Hook::Xdp) => Verdict::Pass,
-            (Source::Kept, _) => Verdict::Stack,
-            (Source::Node, Hook::Xdp) if to == "other-pod" => Verdict::Pass,
-            (Source::Node, _) => Verdict::Redirect,
+        // A kept source goes by the stack, else past it.
+        let verdict = match row.4 {
+            Source::Kept => Verdict::Stack,
+            Source::Node => Verdict::Redirect,
         };
         assert_eq!(decision.verdict, verdict, "{row:?} {kind:?}");
         world.assert_pairs();
@@ -149,9 +157,14 @@ fn a_hairpin_is_masqueraded_in_any_policy<A: Answer>(_: &mut World<A>) {
     each_row::<A>([&["pod"], &["pod"]], |world, row, kind, way, proto| {
         if let Way::Packet(hook @ Hook::PodIn, device, from) = way {
             let tuple = key::<A>(from, 4000, place(kind), 80, proto);
-            let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
-            assert_eq!(decision, world::redirect(POD_DEVICE, Reason::NewFlow), "{row:?}");
+            let craft = sent(&tuple, macs(hook));
+            let (decision, bytes) = world.run(hook, device, &craft.frame());
+            assert_eq!(decision, world::stack(Reason::NewFlow), "{row:?}");
+            // It is masqueraded where it leaves for the pod.
             assert_eq!(world.flow(&tuple).unwrap().src, addr("node-at-pods"), "{row:?}");
+            let between = craft.translated::<A>(&key("pod", 4000, "pod", 8080, proto));
+            assert_eq!(bytes, between.frame(), "{row:?}");
+            world.assert_pairs();
         }
     });
 }
@@ -172,7 +185,9 @@ fn an_empty_local_set_is_silent<A: Answer>(_: &mut World<A>) {
         let tuple = key::<A>(from, 4000, place(kind), 80, proto);
         let frame = sent(&tuple, macs(hook)).frame();
         let (decision, bytes) = world.run(hook, device, &frame);
-        if row.3 {
+        if hook == Hook::Xdp {
+            assert_eq!((decision, bytes), (LEFT, frame), "{row:?} {kind:?}");
+        } else if row.3 {
             assert_eq!(decision, Decision::drop(Reason::NoLocalBackend), "{row:?} {kind:?}");
             assert_eq!(bytes, frame);
             assert!(world.tables.flows.borrow().is_empty(), "{row:?}");
@@ -192,11 +207,8 @@ fn nobody_anywhere_is_refused<A: Answer>(_: &mut World<A>) {
         };
         let tuple = key::<A>(from, 4000, place(kind), 80, proto);
         let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
-        let wanted = if hook == Hook::Xdp {
-            Decision::pass(Reason::LeftToTc)
-        } else {
-            Decision::new(Verdict::Answer, Reason::NoBackend)
-        };
+        let answered = Decision::new(Verdict::Answer, Reason::NoBackend);
+        let wanted = if hook == Hook::Xdp { LEFT } else { answered };
         assert_eq!(decision, wanted, "{row:?} {kind:?}");
         assert!(world.tables.flows.borrow().is_empty());
     });
@@ -207,10 +219,11 @@ fn a_datagram_to_a_socket_of_the_node_is_no_new_flow<A: Answer>(_: &mut World<A>
     each_row::<A>([&["remote-pod"], &["other-pod"]], |world, row, kind, way, proto| {
         let Way::Packet(hook, device, from) = way else { return };
         let tuple = key::<A>(from, 4000, place(kind), 80, proto);
-        world.env.awaited.push(tuple);
+        world.env.awaited.push(world::seen_at(hook, tuple));
         let (decision, _) = world.run(hook, device, &sent(&tuple, macs(hook)).frame());
         // A cluster IP is no address of the node's sockets; and only from outside can one be answered.
-        let passes = proto == lb_common::proto::UDP && kind != ClusterIp && from == "client";
+        let passes =
+            proto == lb_common::proto::UDP && kind != ClusterIp && hook == Hook::ExternalIn;
         let passed = decision == Decision::pass(Reason::HostSocket);
         assert_eq!(passed, passes, "{row:?} {kind:?} {decision:?}");
     });
@@ -226,7 +239,9 @@ fn only_a_cluster_ip_answers_strays<A: Answer>(_: &mut World<A>) {
         let tuple = key::<A>(from, 4000, place(kind), 80, proto);
         let craft = sent(&tuple, macs(hook)).flags(0x10);
         let (decision, _) = world.run(hook, device, &craft.frame());
-        let wanted = if from == "node" && kind == ClusterIp {
+        let wanted = if hook == Hook::Xdp {
+            LEFT
+        } else if from == "node" && kind == ClusterIp {
             Decision::new(Verdict::Answer, Reason::StrayPacket)
         } else {
             Decision::pass(Reason::NoFlow)
@@ -272,7 +287,8 @@ fn loopback_addresses_are_for_the_node_itself<A: Answer>(world: &mut World<A>) {
             let tuple = key::<A>(from, sport, "loopback", 30000, proto);
             let frame = sent::<A>(&tuple, macs).frame();
             let (decision, after) = world.run(hook, ifindex, &frame);
-            assert_eq!(decision, Decision::pass(Reason::NotService), "{hook:?} from {from}");
+            let passed = if hook == Hook::Xdp { LEFT } else { Decision::pass(Reason::NotService) };
+            assert_eq!(decision, passed, "{hook:?} from {from}");
             assert_eq!(after, frame);
             assert!(world.flow(&tuple).is_none());
         }

@@ -19,7 +19,9 @@ use lb_ebpf::{
     refuse::Answer,
 };
 use proptest::prelude::*;
-use world::{EXTERNAL, OWN, POD, POD_DEVICE, POD_OWN, ROUTER, World, addr, key, run_with, sent};
+use world::{
+    EXTERNAL, OWN, POD, POD_DEVICE, POD_OWN, ROUTER, World, addr, key, run_with, seen_at, sent,
+};
 
 both_families![
     ports_are_unique_up_to_the_last,
@@ -62,7 +64,7 @@ fn assert_unique<A: Answer>(world: &World<A>) {
     let mut ports = HashSet::new();
     for flow in world.tables.flows.borrow().values() {
         let flow = flow.get();
-        if flow.reverse == 0 {
+        if flow.reverse == 0 && flow.second == 0 {
             let offset = flow.sport.wrapping_sub(settings.snat_first);
             assert!(offset < settings.snat_count);
             assert!(ports.insert(flow.sport), "port {} twice", flow.sport);
@@ -101,12 +103,9 @@ fn occupancy_of_nine_tenths_fails_few<A: Answer>(_: &mut World<A>) {
     for port in 10_000..12_000u16 {
         failed += fill(&mut world, port..port + 1);
         let tuple = key("client", port, "node", 30000, proto::UDP);
-        let held = world.flow(&tuple);
-        if let Some(flow) = held {
-            let mut other = FlowKey::default();
-            flow.write_other_key(proto::UDP, &mut other);
-            world.tables.remove_flow(&tuple);
-            world.tables.remove_flow(&other);
+        if let Some((key, flow)) = world.entry(&tuple) {
+            world.tables.remove_flow(&key);
+            world.tables.remove_flow(&flow.other_key(proto::UDP));
         }
     }
     assert!((3400..=3600).contains(&occupied), "{occupied}");
@@ -144,13 +143,19 @@ fn two_vips_of_one_backend_keep_their_replies_apart<A: Answer>(world: &mut World
 fn a_full_table_leaves_nothing_behind<A: Answer>(_: &mut World<A>) {
     // No room for the reverse entry, then none for the forward one.
     for room in [0, 1] {
-        for (kind, frontend) in [(FrontendKind::ClusterIp, "vip"), (FrontendKind::NodePort, "node")]
-        {
+        for (hook, from, frontend) in [
+            (Hook::PodIn, "pod", "vip"),
+            (Hook::PodIn, "pod", "node"),
+            (Hook::ExternalIn, "client", "node"),
+            (Hook::ExternalOut, "node", "vip"),
+        ] {
             let mut world = World::<A>::new();
             world.tables.max_flows = room;
+            let kind =
+                if frontend == "vip" { FrontendKind::ClusterIp } else { FrontendKind::NodePort };
             let _ = world.serve(kind, frontend, 80, proto::TCP, &["remote-pod"]);
-            let craft = sent::<A>(&key("pod", 4000, frontend, 80, proto::TCP), [POD, POD_OWN]);
-            let (decision, bytes) = world.run(Hook::PodIn, POD_DEVICE, &craft.frame());
+            let craft = sent::<A>(&key(from, 4000, frontend, 80, proto::TCP), [POD, POD_OWN]);
+            let (decision, bytes) = world.run(hook, EXTERNAL, &craft.frame());
             assert_eq!(decision, Decision::drop(Reason::FlowTableFull));
             assert_eq!(bytes, craft.frame());
             assert!(world.tables.flows.borrow().is_empty());
@@ -165,7 +170,7 @@ fn half_a_pair_is_replaced<A: Answer>(world: &mut World<A>) {
     let tuple = key("pod", 4000, "vip", 80, proto::UDP);
     let craft = sent::<A>(&tuple, [POD, POD_OWN]);
     let first = world.run(Hook::PodIn, POD_DEVICE, &craft.frame());
-    world.tables.remove_flow(&tuple);
+    world.tables.remove_flow(&seen_at(Hook::PodIn, tuple));
     assert_eq!(world.run(Hook::PodIn, POD_DEVICE, &craft.frame()), first);
     world.assert_pairs();
 }
@@ -236,7 +241,7 @@ fn race<A: Answer>(world: &World<A>, at: u32, ours: u32, theirs: u32) {
     let proto = proto::UDP;
     let tuple = key("pod", 4000, "vip", 80, proto);
     let craft = sent::<A>(&tuple, [POD, POD_OWN]);
-    let place = Place { hook: Hook::PodIn, ifindex: POD_DEVICE };
+    let place = Place::new(Hook::PodIn, POD_DEVICE);
     let env = &world.env;
     let other_env = env.clone();
     other_env.random.set(theirs);

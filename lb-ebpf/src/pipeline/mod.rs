@@ -334,9 +334,7 @@ where
     } else {
         Step::pass(Reason::NotService)
     };
-    if matches!(step.reason, Reason::NotService)
-        && track::may_collide(&work.packet, place.hook, may_be_ours)
-    {
+    if matches!(step.reason, Reason::NotService) && track::may_collide(&work.packet, place.hook) {
         track::make_way(tables, env, work);
     }
     step

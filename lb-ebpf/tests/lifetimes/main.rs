@@ -280,11 +280,11 @@ fn an_answered_udp_flow_ends_late<A: Answer>(world: &mut World<A>) {
 fn a_connected_sockets_datagram_is_no_node_ports<A: Answer>(world: &mut World<A>) {
     let _ = world.serve(FrontendKind::NodePort, "node", 30000, proto::UDP, &["remote-pod"]);
     let tuple = key("client", 53, "node", 30000, proto::UDP);
-    world.env.awaited.push(tuple);
+    world.env.awaited.push(world::seen_at(Hook::ExternalIn, tuple));
     let frame = sent::<A>(&tuple, [world::ROUTER, world::OWN]).frame();
-    for hook in [Hook::ExternalIn, Hook::Xdp] {
+    for (hook, reason) in [(Hook::ExternalIn, Reason::HostSocket), (Hook::Xdp, Reason::LeftToTc)] {
         let (decision, bytes) = world.run(hook, EXTERNAL, &frame);
-        assert_eq!(decision, lb_ebpf::Decision::pass(Reason::HostSocket));
+        assert_eq!(decision, lb_ebpf::Decision::pass(reason));
         assert_eq!(bytes, frame);
     }
     assert!(world.tables.flows.borrow().is_empty());

@@ -1,18 +1,84 @@
 //! What is over makes way for packets past the Service, from the same port to the same backend.
 
-use lb_common::{FrontendKind, Hook, Reason, proto};
+use lb_common::{FlowKey, FrontendKind, HOOKS, Hook, Reason, proto};
 use lb_ebpf::refuse::Answer;
 
 use crate::{
-    ACK, FIN, RST, SYN, SYN_ACK, Talk,
-    world::{self, EXTERNAL, POD, POD_DEVICE, POD_OWN, World, key, sent},
+    ACK, FIN, RST, SYN, SYN_ACK,
+    world::{self, EXTERNAL, HZ, OWN, POD_DEVICE, ROUTER, World, key, seen_at, sent},
 };
 
 both_families![
     a_connection_past_the_service_ends_a_finished_one_by_the_same_ports,
     a_datagram_past_the_service_ends_a_flow_that_its_client_left,
-    a_datagram_to_the_node_itself_ends_such_a_flow_where_it_comes_in,
 ];
+
+/// Who used a Service before, where, and its only backend.
+type Way = (&'static str, Hook, &'static str);
+
+const WAYS: [Way; 9] = [
+    ("pod", Hook::PodIn, "other-pod"),
+    ("pod", Hook::PodIn, "remote-pod"),
+    ("pod", Hook::PodIn, "node"),
+    ("client", Hook::ExternalIn, "pod"),
+    ("client", Hook::ExternalIn, "node"),
+    ("client", Hook::ExternalIn, "remote-pod"),
+    ("node", Hook::ExternalOut, "pod"),
+    ("node", Hook::ExternalOut, "remote-pod"),
+    ("node", Hook::ExternalOut, "node"),
+];
+
+const fn device(hook: Hook) -> u32 {
+    match hook {
+        Hook::PodIn | Hook::PodOut => POD_DEVICE,
+        Hook::ExternalIn | Hook::ExternalOut | Hook::Xdp => EXTERNAL,
+        Hook::LoopbackOut | Hook::Socket => 1,
+    }
+}
+
+fn run<A: Answer>(world: &mut World<A>, tuple: &FlowKey<A>, flags: u8) -> Reason {
+    let hook = Hook::from_u8(tuple.hook).unwrap();
+    let frame = sent(tuple, [ROUTER, OWN]).flags(flags).frame();
+    world.run(hook, device(hook), &frame).0.reason
+}
+
+/// What the client sends to a Service, as often as there are bits, and the backend answers; by the shortcut
+/// or by the road. Returns how a packet past the Service meets the leftovers: addresses, ports and hook.
+fn talk<A: Answer>(
+    world: &mut World<A>,
+    (from, hook, backend): Way,
+    proto: u8,
+    by_road: bool,
+    [client, answer]: [&[u8]; 2],
+) -> FlowKey<A> {
+    *world = World::new();
+    world.env.stack_only = by_road;
+    let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &[backend]);
+    let tuple = seen_at(hook, key(from, 4000, "vip", 80, proto));
+    for flags in client {
+        let _ = run(world, &tuple, *flags);
+    }
+    let flow = world.flow(&tuple).expect("a flow");
+    let reply = flow.other_key(proto);
+    for flags in answer {
+        assert_eq!(run(world, &reply, *flags), Reason::Reply);
+    }
+    let met = match flow.second_legs(&tuple) {
+        Some([_, back]) => back,
+        None => reply,
+    };
+    FlowKey { hook: Hook::opposite_of(met.hook), ..met.reversed() }
+}
+
+/// Every way, and the ones that there are by the road too.
+fn each_way(mut check: impl FnMut(Way, bool)) {
+    for way in WAYS {
+        check(way, false);
+        if way.1 == Hook::ExternalIn && way.2 == "remote-pod" {
+            check(way, true);
+        }
+    }
+}
 
 /// The client reaches the backend another way, by the port that it used for the Service: what is left
 /// of that connection must not translate the replies of this one.
@@ -20,40 +86,34 @@ fn a_connection_past_the_service_ends_a_finished_one_by_the_same_ports<A: Answer
     world: &mut World<A>,
 ) {
     // What was said and heard before, and whether that is over.
-    let cases: [(&[u8], &[u8], bool); 4] = [
-        (&[SYN], &[], false),
-        (&[SYN, ACK], &[SYN_ACK, FIN], false),
-        (&[SYN, ACK, FIN], &[SYN_ACK, FIN], true),
-        (&[SYN], &[RST], true),
+    let cases: [([&[u8]; 2], bool); 4] = [
+        ([&[SYN], &[]], false),
+        ([&[SYN, ACK], &[SYN_ACK, FIN]], false),
+        ([&[SYN, ACK, FIN], &[SYN_ACK, FIN]], true),
+        ([&[SYN], &[RST]], true),
     ];
-    for (client, backend, over) in cases {
-        // A process of the node that sends to a pod passes the pod's device only.
-        for (hook, device) in [
-            (Hook::PodIn, POD_DEVICE),
-            (Hook::ExternalIn, EXTERNAL),
-            (Hook::PodOut, POD_DEVICE),
-            (Hook::ExternalOut, EXTERNAL),
-        ] {
-            let mut talk = Talk::new(world, proto::TCP, &["other-pod"]);
-            for flags in client {
-                let _ = talk.says(*flags);
+    for (said, over) in cases {
+        each_way(|way, by_road| {
+            let direct = talk(world, way, proto::TCP, by_road, said);
+            let before = world.tables.flows.borrow().len();
+            assert_eq!(before, if by_road { 4 } else { 2 });
+            let what = format!("{way:?} {said:?} {direct:?}");
+            // Only what opens a connection does so, where its answers would meet the leftovers.
+            for (hook, flags) in HOOKS[..6].iter().flat_map(|hook| [(*hook, ACK), (*hook, SYN)]) {
+                if flags == SYN && hook as u8 == direct.hook {
+                    continue;
+                }
+                if by_road && hook == Hook::ExternalOut {
+                    // The second leg itself.
+                    continue;
+                }
+                assert_eq!(run(world, &seen_at(hook, direct), flags), Reason::NotService, "{what}");
+                assert_eq!(world.tables.flows.borrow().len(), before, "{what} at {hook:?}");
             }
-            for flags in backend {
-                let _ = talk.hears(*flags);
-            }
-            let tuple = key("pod", 4000, "other-pod", 8080, proto::TCP);
-            let direct = |flags| sent::<A>(&tuple, [POD, POD_OWN]).flags(flags).frame();
-            // Only what opens a connection does so, and XDP leaves it to tc.
-            for (hook, flags) in [(hook, ACK), (hook, SYN_ACK), (Hook::Xdp, SYN)] {
-                let (decision, _) = talk.world.run(hook, device, &direct(flags));
-                assert_eq!(decision.reason, Reason::NotService);
-                assert_eq!(talk.world.tables.flows.borrow().len(), 2);
-            }
-            let (decision, _) = talk.world.run(hook, device, &direct(SYN));
-            assert_eq!(decision.reason, Reason::NotService);
-            let left = talk.world.tables.flows.borrow().len();
-            assert_eq!(left, if over { 0 } else { 2 }, "{client:?} {backend:?} {hook:?}");
-        }
+            assert_eq!(run(world, &direct, SYN), Reason::NotService, "{what}");
+            let left = world.tables.flows.borrow().len();
+            assert_eq!(left, if over { 0 } else { before }, "{what}");
+        });
     }
 }
 
@@ -61,49 +121,26 @@ fn a_connection_past_the_service_ends_a_finished_one_by_the_same_ports<A: Answer
 fn a_datagram_past_the_service_ends_a_flow_that_its_client_left<A: Answer>(world: &mut World<A>) {
     // Seconds since the client's last datagram, and whether that was long ago. Answers keep nothing.
     for (idle, over) in [(0, false), (2, false), (6, true), (100, true)] {
-        for hook in [Hook::PodOut, Hook::ExternalOut, Hook::LoopbackOut] {
-            let mut talk = Talk::new(world, proto::UDP, &["other-pod"]);
-            let _ = talk.says(0);
-            talk.wait(idle);
-            let _ = talk.hears(0);
-            let tuple = key("pod", 4000, "other-pod", 8080, proto::UDP);
-            let left = |world: &World<A>| world.tables.flows.borrow().len();
-            // Not by where it came in, where no look-up is spent on it; not by another's, and not by
-            // what goes the other way.
-            let elsewhere = sent::<A>(&tuple, [POD, POD_OWN]).frame();
-            for hook in [Hook::PodIn, Hook::ExternalIn, Hook::Xdp] {
-                assert_eq!(talk.world.run(hook, EXTERNAL, &elsewhere).0.reason, Reason::NotService);
-            }
+        each_way(|way, by_road| {
+            let direct = talk(world, way, proto::UDP, by_road, [&[0], &[]]);
+            let before = world.tables.flows.borrow().len();
+            world.env.now.set(world.env.now.get().wrapping_add(idle * HZ));
+            let tuple = key(way.0, 4000, "vip", 80, proto::UDP);
+            let reply = world.flow(&tuple).unwrap().other_key(proto::UDP);
+            assert_eq!(run(world, &reply, 0), Reason::Reply);
+            let what = format!("{way:?} after {idle} s");
+            // Not by another's, and not elsewhere.
             for other in [
-                lb_common::FlowKey { sport: 4001, ..tuple },
-                lb_common::FlowKey { dport: 8081, ..tuple },
-                key("pod", 4000, "vip", 80, proto::UDP),
+                FlowKey { sport: direct.sport.wrapping_add(1), ..direct },
+                FlowKey { dport: 8081, ..direct },
+                seen_at(Hook::Xdp, direct),
             ] {
-                let frame = sent::<A>(&other, [POD, POD_OWN]).frame();
-                let _ = talk.world.run(hook, EXTERNAL, &frame);
+                assert_eq!(run(world, &other, 0), Reason::NotService, "{what}");
             }
-            assert_eq!(left(talk.world), 2);
-            let (decision, bytes) = talk.world.run(hook, EXTERNAL, &elsewhere);
-            assert_eq!((decision.reason, &bytes), (Reason::NotService, &elsewhere));
-            assert_eq!(left(talk.world), if over { 0 } else { 2 }, "{hook:?} after {idle} s");
-        }
-    }
-}
-
-/// What is for an address of the node passes no device on its way out.
-fn a_datagram_to_the_node_itself_ends_such_a_flow_where_it_comes_in<A: Answer>(
-    world: &mut World<A>,
-) {
-    for hook in [Hook::PodIn, Hook::ExternalIn] {
-        let mut talk = Talk::new(world, proto::UDP, &["node"]);
-        let _ =
-            talk.world.serve(FrontendKind::NodePort, "node", 30000, proto::UDP, &["remote-pod"]);
-        let _ = talk.says(0);
-        talk.wait(6);
-        let tuple = key("pod", 4000, "node", 8080, proto::UDP);
-        let frame = sent::<A>(&tuple, [POD, POD_OWN]).frame();
-        let (decision, _) = talk.world.run(hook, POD_DEVICE, &frame);
-        assert_eq!(decision.reason, Reason::NotService);
-        assert!(talk.world.tables.flows.borrow().is_empty(), "{hook:?}");
+            assert_eq!(world.tables.flows.borrow().len(), before, "{what}");
+            assert_eq!(run(world, &direct, 0), Reason::NotService, "{what}");
+            let left = world.tables.flows.borrow().len();
+            assert_eq!(left, if over { 0 } else { before }, "{what}");
+        });
     }
 }

@@ -283,11 +283,13 @@ fn strays_are_reset_only_where_they_would_leave<A: Answer>(_: &mut World<A>) {
         let (decision, _) = serving().run(hook, device, &to_node.frame());
         assert_eq!(decision, Decision::pass(Reason::NoFlow));
     }
-    for (hook, device) in
-        [(Hook::PodIn, POD_DEVICE), (Hook::ExternalIn, EXTERNAL), (Hook::Xdp, EXTERNAL)]
-    {
+    for (hook, device, reason) in [
+        (Hook::PodIn, POD_DEVICE, Reason::NoFlow),
+        (Hook::ExternalIn, EXTERNAL, Reason::NoFlow),
+        (Hook::Xdp, EXTERNAL, Reason::LeftToTc),
+    ] {
         let (decision, bytes) = serving().run(hook, device, &to_vip.frame());
-        assert_eq!(decision, Decision::pass(Reason::NoFlow));
+        assert_eq!(decision, Decision::pass(reason));
         assert_eq!(bytes, to_vip.frame());
     }
 }

@@ -8,7 +8,8 @@ use std::{collections::HashMap, net::IpAddr};
 
 use lb_common::{
     BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue, FlowKey, FlowValue,
-    FrontendKey, FrontendKind, FrontendValue, Hook, MacAddr, NextHop, Reason, Settings, proto,
+    FrontendKey, FrontendKind, FrontendValue, Hook, Location, MacAddr, NextHop, Reason, Settings,
+    proto,
 };
 use lb_ebpf::{
     Decision, Place, Route, Tables, Verdict, Work,
@@ -20,7 +21,7 @@ use lb_ebpf::{
 pub(crate) const EXTERNAL: u32 = 2;
 pub(crate) const POD_DEVICE: u32 = 5;
 pub(crate) const OTHER_POD_DEVICE: u32 = 6;
-pub(crate) const GENERATION: u32 = 7;
+pub(crate) const GENERATION: u16 = 7;
 pub(crate) const HZ: u32 = 250;
 
 /// Instantiates generic tests for both families.
@@ -135,7 +136,9 @@ impl<A: Answer> World<A> {
             (POD_DEVICE, at_pods, DeviceRole::Workload),
             (OTHER_POD_DEVICE, at_pods, DeviceRole::Workload),
         ] {
-            let _ = env.devices.insert(ifindex, DeviceValue { role: role as u8, ..device });
+            let ethernet = u8::from(role != DeviceRole::Loopback);
+            let device = DeviceValue { role: role as u8, ethernet, ..device };
+            let _ = env.devices.insert(ifindex, device);
         }
         for (name, route) in [
             ("node", Route::Local),
@@ -185,6 +188,7 @@ impl<A: Answer> World<A> {
                     proto: offer.proto,
                     state: BackendState::Serving as u8,
                     service: self.services,
+                    location: location(name) as u8,
                     ..BackendValue::default()
                 });
                 backend.sets |= bit;
@@ -216,26 +220,55 @@ impl<A: Answer> World<A> {
 
     /// Runs a frame through a hook.
     pub(crate) fn run(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Decision, Vec<u8>) {
-        run_with(&self.tables, &self.env, &mut self.work, Place { hook, ifindex }, bytes)
+        run_with(&self.tables, &self.env, &mut self.work, Place::new(hook, ifindex), bytes)
     }
 
-    pub(crate) fn flow(&self, key: &FlowKey<A>) -> Option<FlowValue<A>> {
-        self.tables.flows.borrow().get(key).map(|flow| flow.get())
+    /// The flow of packets with these addresses and ports, wherever they are seen, with its whole key.
+    pub(crate) fn entry(&self, tuple: &FlowKey<A>) -> Option<(FlowKey<A>, FlowValue<A>)> {
+        let flows = self.tables.flows.borrow();
+        let mut found =
+            flows.iter().map(|(key, value)| (*key, value.get())).filter(|(key, value)| {
+                FlowKey { hook: tuple.hook, ..*key } == *tuple && value.second == 0
+            });
+        let one = found.next();
+        assert!(found.next().is_none(), "{tuple:?} at several hooks");
+        one
     }
 
-    /// Both entries of every pair name each other, and checksums of nothing else are in the map.
+    /// The flow of packets with these addresses and ports, wherever they are seen.
+    pub(crate) fn flow(&self, tuple: &FlowKey<A>) -> Option<FlowValue<A>> {
+        self.entry(tuple).map(|(_, value)| value)
+    }
+
+    /// Both entries of every pair name each other, and their second legs are there if they say so; nothing
+    /// else is in the map.
     pub(crate) fn assert_pairs(&self) {
         let flows = self.tables.flows.borrow();
+        let mut legs = 0;
         for (key, value) in flows.iter() {
             let value = value.get();
-            let mut other = FlowKey::default();
-            value.write_other_key(key.proto, &mut other);
+            let other = value.other_key(key.proto);
             let back = flows.get(&other).expect("the other entry of the pair").get();
-            let mut again = FlowKey::default();
-            back.write_other_key(key.proto, &mut again);
-            assert_eq!(again, *key);
-            assert_eq!(back.reverse, 1 - value.reverse);
+            assert_eq!(back.reverse, 1 - value.reverse, "{key:?}");
+            if value.second != 0 {
+                continue;
+            }
+            assert_eq!(back.other_key(key.proto), *key);
+            assert_eq!(back.road_port, value.road_port, "{key:?}");
+            if value.reverse == 0
+                && let Some(keys) = value.second_legs(key)
+            {
+                legs += 2;
+                // On to where the pair leads, and back to where it comes from.
+                for (leg, leads) in keys.iter().zip([&other, key]) {
+                    let leg = flows.get(leg).expect("a second leg").get();
+                    assert_eq!((leg.second, leg.other_key(key.proto)), (1, *leads), "{key:?}");
+                    assert_eq!((leg.seen, leg.packets, leg.bytes), (0, 0, 0), "{key:?}");
+                }
+            }
         }
+        let second = flows.values().filter(|flow| flow.get().second != 0).count();
+        assert_eq!(second, legs, "second legs of nobody");
     }
 
     pub(crate) fn set_state(&mut self, backend: u32, state: BackendState) {
@@ -251,13 +284,20 @@ pub(crate) fn run_with<A: Answer, T: Tables<A>>(
     place: Place,
     bytes: &[u8],
 ) -> (Decision, Vec<u8>) {
-    let mut frame = MemoryFrame { bytes: bytes.to_vec() };
+    let mut frame = MemoryFrame { bytes: bytes.to_vec(), segment_size: 0 };
     let decision = process(&mut frame, tables, env, place, work);
     (decision, frame.bytes)
 }
 
-fn via(ifindex: u32, dmac: MacAddr, smac: MacAddr) -> Route {
-    Route::Via(NextHop { ifindex, generation: GENERATION, dmac, smac })
+/// Where the slice says that a backend of this name is.
+pub(crate) fn location(name: &str) -> Location {
+    if name == "remote-pod" { Location::Elsewhere } else { Location::Here }
+}
+
+pub(crate) const MTU: u16 = 1500;
+
+pub(crate) const fn via(ifindex: u32, dmac: MacAddr, smac: MacAddr) -> Route {
+    Route::Via(NextHop { ifindex, generation: GENERATION, mtu: MTU, dmac, smac })
 }
 
 fn snat<A: Answer>(name: &str) -> DeviceValue {
@@ -276,7 +316,12 @@ pub(crate) fn key<A: Answer>(
     dport: u16,
     proto: u8,
 ) -> FlowKey<A> {
-    FlowKey { src: addr(src), dst: addr(dst), sport, dport, proto, pad: [0; 3] }
+    FlowKey { src: addr(src), dst: addr(dst), sport, dport, proto, ..FlowKey::default() }
+}
+
+/// The same packets, seen at this hook.
+pub(crate) fn seen_at<A: Answer>(hook: Hook, tuple: FlowKey<A>) -> FlowKey<A> {
+    FlowKey { hook: hook as u8, ..tuple }
 }
 
 /// A frame as its sender makes it, from `from` to `to`.
@@ -287,6 +332,35 @@ pub(crate) fn sent<A: Answer>(tuple: &FlowKey<A>, [from, to]: [MacAddr; 2]) -> C
 /// The same frame a router later.
 pub(crate) fn hop(craft: &Craft, [from, to]: [MacAddr; 2]) -> Craft {
     Craft { eth: [to.octets, from.octets], hop_limit: craft.hop_limit - 1, ..craft.clone() }
+}
+
+/// The same packet the other way.
+pub(crate) fn turned(craft: &Craft) -> Craft {
+    Craft {
+        eth: [craft.eth[1], craft.eth[0]],
+        src: craft.dst,
+        dst: craft.src,
+        sport: craft.dport,
+        dport: craft.sport,
+        ..craft.clone()
+    }
+}
+
+/// Sends one packet; asserts the decision and the frame as a description of it.
+pub(crate) fn expect<A: Answer>(
+    world: &mut World<A>,
+    (hook, ifindex): (Hook, u32),
+    sent: &Craft,
+    decision: Decision,
+    becomes: &Craft,
+) {
+    let (got, bytes) = world.run(hook, ifindex, &sent.frame());
+    assert_eq!((got.verdict, got.reason), (decision.verdict, decision.reason), "{sent:?}");
+    // The device means something only where the packet is sent to one.
+    if !matches!(got.verdict, Verdict::Pass | Verdict::Stack | Verdict::Drop) {
+        assert_eq!(got.ifindex, decision.ifindex, "{sent:?}");
+    }
+    assert_eq!(bytes, becomes.frame(), "{sent:?}");
 }
 
 pub(crate) fn stack(reason: Reason) -> Decision {
