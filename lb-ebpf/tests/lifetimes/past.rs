@@ -5,7 +5,7 @@ use lb_ebpf::refuse::Answer;
 
 use crate::{
     ACK, FIN, RST, SYN, SYN_ACK,
-    world::{self, EXTERNAL, HZ, OWN, POD_DEVICE, ROUTER, World, key, seen_at, sent},
+    world::{EXTERNAL, HZ, OWN, POD_DEVICE, ROUTER, World, key, seen_at, sent},
 };
 
 both_families![

@@ -31,11 +31,11 @@ macro_rules! both_families {
         mod $name {
             #[test]
             fn ipv4() {
-                super::world::check(super::$name::<lb_common::Addr4>);
+                $crate::world::check(super::$name::<lb_common::Addr4>);
             }
             #[test]
             fn ipv6() {
-                super::world::check(super::$name::<lb_common::Addr6>);
+                $crate::world::check(super::$name::<lb_common::Addr6>);
             }
         }
     )*};
@@ -221,6 +221,18 @@ impl<A: Answer> World<A> {
     /// Runs a frame through a hook.
     pub(crate) fn run(&mut self, hook: Hook, ifindex: u32, bytes: &[u8]) -> (Decision, Vec<u8>) {
         run_with(&self.tables, &self.env, &mut self.work, Place::new(hook, ifindex), bytes)
+    }
+
+    /// Runs a frame that will be cut into segments of so many bytes.
+    pub(crate) fn run_segments(
+        &mut self,
+        (hook, ifindex): (Hook, u32),
+        bytes: &[u8],
+        segment_size: u32,
+    ) -> Decision {
+        let mut frame = MemoryFrame { bytes: bytes.to_vec(), segment_size };
+        let place = Place::new(hook, ifindex);
+        process(&mut frame, &self.tables, &self.env, place, &mut self.work)
     }
 
     /// The flow of packets with these addresses and ports, wherever they are seen, with its whole key.
