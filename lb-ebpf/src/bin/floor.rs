@@ -3,7 +3,8 @@
 //! `floor_*` do the least that a stateful balancer must do, straight-line and for IPv4 TCP only: two
 //! look-ups, a backend, a counter, a rewrite, a redirect. `wrap_*` restore the packet that a test run
 //! would otherwise hand on as the last run left it, give it the source of one of many flows, and
-//! tail-call the program that is measured. `empty_*` in its place tell what that itself costs.
+//! tail-call the program that is measured. `empty_*` in its place tell what that itself costs. `send_xdp`
+//! makes live frames of the same packets, and `sink_*` count those that came through a node, and end them.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -24,7 +25,7 @@ use aya_ebpf::{
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use lb_common::{Addr4, FlowKey, FrontendKey, FrontendValue, MacAddr};
+use lb_common::{Addr4, FlowKey, FrontendKey, FrontendValue, Hook, MacAddr};
 use lb_ebpf::checksum::{add, corrected, replaced};
 
 /// A backend and the way to it.
@@ -52,7 +53,8 @@ pub struct Template {
     in_turn: u32,
     /// 1 for IPv6.
     ipv6: u32,
-    pad: u32,
+    /// Device to which `send_xdp` sends the packet.
+    to: u32,
 }
 
 /// The benchmark's packets have exactly this many words.
@@ -69,6 +71,9 @@ static FLOOR_BACKENDS: Array<FloorBackend, 65536> = Array::new();
 static FLOOR_COUNT: PerCpuArray<u64, 2> = PerCpuArray::new();
 #[btf_map]
 static BENCH_PACKET: Array<Template, 1> = Array::new();
+/// Packets that came through.
+#[btf_map]
+static BENCH_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 /// Which flow comes next.
 #[btf_map]
 static BENCH_STATE: PerCpuArray<u64, 1> = PerCpuArray::new();
@@ -129,7 +134,8 @@ fn balance(data: usize, end: usize) -> Option<u32> {
     // SAFETY: two fields are read at once; nothing replaces the value meanwhile.
     let (base, len) = unsafe { FLOOR_SERVICES.get(&service).map(|value| (value.base, value.len))? };
     let (sport_host, dport_host) = (u16::from_be(sport), u16::from_be(dport));
-    let key = FlowKey { src, dst, sport: sport_host, dport: dport_host, proto, pad: [0; 3] };
+    let hook = Hook::ExternalIn as u8;
+    let key = FlowKey { src, dst, sport: sport_host, dport: dport_host, proto, hook, pad: [0; 2] };
     // SAFETY: as above.
     let (id, began) = match unsafe { FLOOR_FLOWS.get(&key) } {
         Some(backend) => (*backend as u32, 0),
@@ -211,6 +217,39 @@ pub fn wrap_tc(ctx: TcContext) -> i32 {
         unsafe { BENCH_TC_NEXT.tail_call(&ctx, 0) };
     }
     aya_ebpf::bindings::TC_ACT_SHOT
+}
+
+#[xdp]
+pub fn send_xdp(ctx: XdpContext) -> xdp_action::Type {
+    match (restore(ctx.data(), ctx.data_end()), BENCH_PACKET.get(0)) {
+        // SAFETY: the helper has no preconditions.
+        (Some(()), Some(template)) => unsafe { bpf_redirect(template.to, 0) as xdp_action::Type },
+        _ => xdp_action::XDP_ABORTED,
+    }
+}
+
+#[xdp]
+pub fn sink_xdp(ctx: XdpContext) -> xdp_action::Type {
+    sink(ctx.data(), ctx.data_end());
+    xdp_action::XDP_DROP
+}
+
+#[classifier]
+pub fn sink_tc(ctx: TcContext) -> i32 {
+    sink(ctx.data(), ctx.data_end());
+    aya_ebpf::bindings::TC_ACT_SHOT
+}
+
+/// Counts a packet, if it has the length of the benchmark's: the node also sends what nobody asked for.
+#[inline(always)]
+fn sink(data: usize, end: usize) {
+    if end.wrapping_sub(data) != WORDS * 8 {
+        return;
+    }
+    if let Some(count) = BENCH_SUNK.get_ptr_mut(0) {
+        // SAFETY: this CPU's slot of a per-CPU array.
+        unsafe { *count = (*count).wrapping_add(1) };
+    }
 }
 
 #[xdp]
