@@ -28,12 +28,53 @@ pub enum At {
 /// What the packets are.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Traffic {
-    /// Any of so many established TCP connections (a power of two).
+    /// Any of so many established TCP connections (a power of two), at the first program alone.
     Established(u32),
     /// A SYN, each of a new connection.
     New,
     /// TCP to an address of no Service.
     Unrelated,
+    /// Established connections to another node, in every program that the shortcut leads through.
+    Shortcut(u32),
+    /// The same by the road: where redirecting is not allowed. The stack between is not measured.
+    Road(u32),
+    /// Frames of so many of these connections, sent through a node: all that is done for a packet.
+    Live(Way, u32),
+}
+
+/// How a node forwards.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Way {
+    /// Past the stack.
+    Shortcut,
+    /// Through the stack.
+    Road,
+    /// Through the stack, by rules of nftables that do the same.
+    Rules,
+}
+
+/// A program that packets of a case meet, and what it must make of each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leg {
+    /// Its name in its object.
+    pub(super) program: &'static str,
+    /// The hook under which it counts.
+    pub(super) hook: Hook,
+    /// What it must count.
+    pub(super) reason: Reason,
+    /// To whom its packets are.
+    pub(super) to: To,
+}
+
+/// To whom a packet is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum To {
+    /// A Service.
+    Service,
+    /// An address of no Service.
+    Nobody,
+    /// The only backend of the Service.
+    Backend,
 }
 
 /// One thing to measure.
@@ -52,21 +93,57 @@ pub struct Case {
 }
 
 impl Case {
-    /// The name of the program in its object.
+    /// The programs that a packet meets, in this order. Nobody's where there are rules instead.
     #[must_use]
-    pub fn program(&self) -> &'static str {
-        match (self.subject, self.at) {
+    pub(super) fn legs(&self) -> Vec<Leg> {
+        let program = match (self.subject, self.at) {
             (Subject::Floor, At::Xdp) => "floor_xdp",
             (Subject::Floor, At::External | At::Pod) => "floor_tc",
             (Subject::Ours, At::Xdp) => names::LB_XDP_IN,
             (Subject::Ours, At::External) => names::LB_EXT_IN,
             (Subject::Ours, At::Pod) => names::LB_POD_IN,
+        };
+        let leg = |program, hook, reason, to| Leg { program, hook, reason, to };
+        let first = |reason, to| leg(program, self.hook(), reason, to);
+        let entering = leg(names::LB_EXT_IN, Hook::ExternalIn, Reason::Forward, To::Service);
+        let leaving = |reason| leg(names::LB_EXT_OUT, Hook::ExternalOut, reason, To::Backend);
+        let way = match self.traffic {
+            Traffic::Established(_) => return vec![first(Reason::Forward, To::Service)],
+            Traffic::New => return vec![first(Reason::NewFlow, To::Service)],
+            Traffic::Unrelated => return vec![first(Reason::NotService, To::Nobody)],
+            Traffic::Shortcut(_) => Way::Shortcut,
+            Traffic::Road(_) => Way::Road,
+            Traffic::Live(way, _) => way,
+        };
+        match (way, self.at) {
+            (Way::Shortcut, At::Xdp) => vec![first(Reason::Forward, To::Service)],
+            // tc redirects to where the device's own program still looks at the packet.
+            (Way::Shortcut, At::External | At::Pod) => {
+                vec![entering, leaving(Reason::NotService)]
+            }
+            (Way::Road, At::Xdp) => {
+                let left = first(Reason::LeftToTc, To::Service);
+                vec![left, entering, leaving(Reason::Forward)]
+            }
+            (Way::Road, At::External | At::Pod) => vec![entering, leaving(Reason::Forward)],
+            (Way::Rules, _) => Vec::new(),
         }
     }
 
-    /// The hook under which our program counts.
+    /// The program that makes the flows before they are measured: XDP makes none.
     #[must_use]
-    pub fn hook(&self) -> Hook {
+    pub(super) fn opener(&self) -> Leg {
+        let (program, hook) = match (self.subject, self.at) {
+            (Subject::Floor, At::Xdp) => ("floor_xdp", Hook::Xdp),
+            (Subject::Floor, At::External | At::Pod) => ("floor_tc", Hook::ExternalIn),
+            (Subject::Ours, At::Xdp | At::External) => (names::LB_EXT_IN, Hook::ExternalIn),
+            (Subject::Ours, At::Pod) => (names::LB_POD_IN, Hook::PodIn),
+        };
+        Leg { program, hook, reason: Reason::NewFlow, to: To::Service }
+    }
+
+    /// The hook of the first program.
+    const fn hook(&self) -> Hook {
         match self.at {
             At::Xdp => Hook::Xdp,
             At::External => Hook::ExternalIn,
@@ -74,13 +151,18 @@ impl Case {
         }
     }
 
-    /// The reason that our program must count for each packet.
+    /// Whether packets may be redirected.
     #[must_use]
-    pub fn reason(&self) -> Reason {
+    pub(super) const fn may_redirect(&self) -> bool {
+        !matches!(self.traffic, Traffic::Road(_) | Traffic::Live(Way::Road, _))
+    }
+
+    /// Endpoints of each Service: one where a later program must be given packets to the backend.
+    #[must_use]
+    pub(super) const fn endpoints(&self) -> u32 {
         match self.traffic {
-            Traffic::Established(_) => Reason::Forward,
-            Traffic::New => Reason::NewFlow,
-            Traffic::Unrelated => Reason::NotService,
+            Traffic::Established(_) | Traffic::New | Traffic::Unrelated => 5,
+            Traffic::Shortcut(_) | Traffic::Road(_) | Traffic::Live(..) => 1,
         }
     }
 
@@ -88,7 +170,10 @@ impl Case {
     #[must_use]
     pub fn flows(&self) -> u32 {
         match self.traffic {
-            Traffic::Established(flows) => flows,
+            Traffic::Established(flows)
+            | Traffic::Shortcut(flows)
+            | Traffic::Road(flows)
+            | Traffic::Live(_, flows) => flows,
             Traffic::New => 1 << 18,
             Traffic::Unrelated => 1,
         }
@@ -110,12 +195,20 @@ impl fmt::Display for Case {
         };
         let subject = if self.subject == Subject::Floor { "floor " } else { "" };
         let family = if self.ipv6 { "v6" } else { "v4" };
-        write!(f, "{subject}{at} {family} ")?;
-        match self.traffic {
-            Traffic::Established(1) => write!(f, "established, 1 flow")?,
-            Traffic::Established(flows) => write!(f, "established, {flows} flows")?,
-            Traffic::New => write!(f, "new flow each")?,
-            Traffic::Unrelated => write!(f, "unrelated")?,
+        let live = if matches!(self.traffic, Traffic::Live(..)) { "live " } else { "" };
+        let traffic = match self.traffic {
+            Traffic::Established(_) => "established",
+            Traffic::New => "new flow each",
+            Traffic::Unrelated => "unrelated",
+            Traffic::Shortcut(_) | Traffic::Live(Way::Shortcut, _) => "shortcut",
+            Traffic::Road(_) | Traffic::Live(Way::Road, _) => "road",
+            Traffic::Live(Way::Rules, _) => "nftables",
+        };
+        write!(f, "{live}{subject}{at} {family} {traffic}")?;
+        match (self.traffic, self.flows()) {
+            (Traffic::New | Traffic::Unrelated, _) => {}
+            (_, 1) => write!(f, ", 1 flow")?,
+            (_, flows) => write!(f, ", {flows} flows")?,
         }
         if self.services == 1 { Ok(()) } else { write!(f, ", {} services", self.services) }
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     build::Build,
-    case::{At, Case, Subject, Traffic},
+    case::{At, Case, Subject, Traffic, Way},
     pairs,
     sample::{Effort, Sample},
     selection::Selection,
@@ -78,6 +78,8 @@ struct Plan {
 const MANY: u32 = 10_000;
 /// More connections than the caches hold.
 pub(super) const FLOWS: u32 = 1 << 16;
+/// As many connections as a busy client may have; their entries are in the caches.
+const LIVE_FLOWS: u32 = 1 << 10;
 
 /// Everything that is compared. The two comparisons of a case with itself tell the noise.
 fn plans() -> Vec<Plan> {
@@ -95,17 +97,35 @@ fn plans() -> Vec<Plan> {
         compare(ours(at, false, many), floor(at, many), None);
         compare(ours(at, true, one), floor(at, one), None);
         compare(ours(at, true, many), floor(at, many), None);
-        compare(ours(at, false, Traffic::New), floor(at, Traffic::New), None);
-        compare(ours(at, true, Traffic::New), floor(at, Traffic::New), None);
+        // XDP starts no flow.
+        if at == At::External {
+            compare(ours(at, false, Traffic::New), floor(at, Traffic::New), None);
+            compare(ours(at, true, Traffic::New), floor(at, Traffic::New), None);
+        }
         compare(ours(at, false, Traffic::Unrelated), floor(at, one), Some(0.45));
         compare(ours(at, true, Traffic::Unrelated), floor(at, one), None);
     }
     compare(ours(At::Pod, false, one), floor(At::External, one), None);
     compare(ours(At::Pod, true, one), floor(At::External, one), None);
     // "At least 0.95 of the speed at one Service" is "at most 1 / 0.95 of the time".
-    for traffic in [one, Traffic::New, Traffic::Unrelated] {
-        let at_many = case(Subject::Ours, At::Xdp, false, traffic, MANY);
-        compare(at_many, ours(At::Xdp, false, traffic), Some(1.0 / 0.95));
+    for (at, traffic) in
+        [(At::Xdp, one), (At::External, Traffic::New), (At::Xdp, Traffic::Unrelated)]
+    {
+        let at_many = case(Subject::Ours, at, false, traffic, MANY);
+        compare(at_many, ours(at, false, traffic), Some(1.0 / 0.95));
+    }
+    for at in [At::External, At::Xdp] {
+        for ipv6 in [false, true] {
+            compare(ours(at, ipv6, Traffic::Road(1)), ours(at, ipv6, Traffic::Shortcut(1)), None);
+        }
+    }
+    for at in [At::External, At::Xdp] {
+        for ipv6 in [false, true] {
+            let live = |way| ours(at, ipv6, Traffic::Live(way, LIVE_FLOWS));
+            for way in [Way::Road, Way::Rules] {
+                compare(live(way), live(Way::Shortcut), None);
+            }
+        }
     }
     plans
 }

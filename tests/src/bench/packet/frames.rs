@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Length of every packet: what the wrapper programs restore.
 pub(super) const LENGTH: usize = 80;
-/// Interface addresses, next hop and MAC addresses of the bench's namespace.
+/// The Ethernet address of the node's devices, to which every packet is.
+pub(super) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
+/// The Ethernet address of the next hop to every backend.
 pub(super) const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 const ETH: usize = 14;
@@ -41,11 +43,11 @@ impl IntoIp for u128 {
     }
 }
 
-/// A TCP packet to port 80 of `to`, with correct checksums, of the wrapper's flow 0.
+/// A TCP packet with correct checksums, of the wrapper's flow 0.
 #[must_use]
-pub(super) fn tcp(to: IpAddr, syn: bool) -> [u8; LENGTH] {
+pub(super) fn tcp(to: IpAddr, port: u16, syn: bool) -> [u8; LENGTH] {
     let mut frame = [0; LENGTH];
-    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 0x10]);
+    frame[..6].copy_from_slice(&NODE_MAC);
     frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 0x11]);
     let transport = match to {
         IpAddr::V4(to) => {
@@ -66,7 +68,8 @@ pub(super) fn tcp(to: IpAddr, syn: bool) -> [u8; LENGTH] {
             54
         }
     };
-    frame[transport..transport + 4].copy_from_slice(&[4, 0, 0, 80]);
+    frame[transport..transport + 2].copy_from_slice(&[4, 0]);
+    frame[transport + 2..transport + 4].copy_from_slice(&port.to_be_bytes());
     frame[transport + 12] = 0x50;
     frame[transport + 13] = if syn { SYN } else { ACK };
     let check = !transport_sum(&frame);
@@ -74,23 +77,26 @@ pub(super) fn tcp(to: IpAddr, syn: bool) -> [u8; LENGTH] {
     frame
 }
 
-/// What is wrong with a packet that went through a balancer, if anything: its destination must be one
-/// of `backends`, and both checksums right.
+/// What a packet must be that went through a program.
+pub(super) struct Expected<'a> {
+    /// To whom it may be.
+    pub(super) backends: &'a [IpAddr],
+    /// From whom it is, if that is to change.
+    pub(super) from: Option<IpAddr>,
+    /// Whether it is to be addressed to the next hop.
+    pub(super) forwarded: bool,
+}
+
+/// What is wrong with a packet that went through a balancer, if anything. Both checksums must be right.
 #[must_use]
-pub(super) fn fault(
-    frame: &[u8; LENGTH],
-    backends: &[IpAddr],
-    forwarded: bool,
-) -> Option<&'static str> {
+pub(super) fn fault(frame: &[u8; LENGTH], expected: &Expected<'_>) -> Option<&'static str> {
     let ipv6 = frame[12] == 0x86;
-    let to = if ipv6 {
-        let octets: [u8; 16] = frame[38..54].try_into().ok()?;
-        IpAddr::from(octets)
-    } else {
-        IpAddr::from([frame[30], frame[31], frame[32], frame[33]])
-    };
-    if !backends.contains(&to) {
+    let Expected { backends, from, forwarded } = *expected;
+    if !backends.contains(&address(frame, if ipv6 { 38 } else { 30 })) {
         return Some("its destination is no backend");
+    }
+    if from.is_some_and(|from| address(frame, if ipv6 { 22 } else { 26 }) != from) {
+        return Some("its source is not the node");
     }
     if !ipv6 && sum(&frame[ETH..ETH + 20], 0) != 0xffff {
         return Some("its IP checksum is wrong");
@@ -102,6 +108,17 @@ pub(super) fn fault(
         return Some("it is not addressed to the next hop");
     }
     None
+}
+
+/// The address at an offset.
+fn address(frame: &[u8; LENGTH], at: usize) -> IpAddr {
+    if frame[12] == 0x86 {
+        let octets: [u8; 16] = std::array::from_fn(|octet| frame[at + octet]);
+        octets.into()
+    } else {
+        let octets: [u8; 4] = std::array::from_fn(|octet| frame[at + octet]);
+        octets.into()
+    }
 }
 
 /// The sum that a TCP checksum completes, or over a whole packet checks.

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::{
     net::if_::if_nametoindex,
-    sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
+    sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare},
     unistd::Pid,
 };
 
@@ -20,13 +20,16 @@ pub(super) struct Devices {
     pub inside: u32,
     /// Where the way to every backend leads.
     pub outside: u32,
+    /// The other end of where packets arrive: what is sent there arrives.
+    pub sender: u32,
 }
 
-/// Backends are behind one neighbour of `out0`, which is always known.
+/// Backends are behind one neighbour of `out0`, which is always known. Both devices have the address to which
+/// the packets are, wherever a program is given them.
 const LAYOUT: &str = "\
 link set lo up
-link add in0 type veth peer name in1
-link add out0 type veth peer name out1
+link add in0 address 02:00:00:00:00:10 type veth peer name in1
+link add out0 address 02:00:00:00:00:10 type veth peer name out1
 link set in0 up
 link set in1 up
 link set out0 up
@@ -59,13 +62,21 @@ pub(super) fn enter() -> Result<Devices> {
         fs::write(format!("/proc/sys/net/{path}"), "1")
             .with_context(|| format!("setting {path}"))?;
     }
-    Ok(Devices { inside: if_nametoindex("in0")?, outside: if_nametoindex("out0")? })
+    let of = |name: &str| if_nametoindex(name).with_context(|| format!("finding {name}"));
+    Ok(Devices { inside: of("in0")?, outside: of("out0")?, sender: of("in1")? })
 }
 
-/// Binds this thread to the last CPU: interrupts tend to go to the first.
+/// The CPU on which everything is measured, the last: interrupts tend to go to the first.
+pub(super) fn cpu() -> Result<usize> {
+    let cpus = CpuSet::count();
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("asking for the CPUs")?;
+    let last = (0..cpus).rev().find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    last.context("no CPU may be used")
+}
+
+/// Binds this thread to that CPU.
 pub(super) fn pin() -> Result<()> {
-    let cpus = std::thread::available_parallelism().context("counting the CPUs")?.get();
     let mut set = CpuSet::new();
-    set.set(cpus - 1).context("naming a CPU")?;
+    set.set(cpu()?).context("naming a CPU")?;
     sched_setaffinity(Pid::from_raw(0), &set).context("binding to a CPU")
 }

@@ -9,19 +9,20 @@ use aya::{
 };
 use lb_common::{
     Addr4, Addr6, Address, BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue,
-    FrontendKey, FrontendKind, FrontendValue, MacAddr, REASON_SLOTS, Reason, Runtime, names, proto,
-    vip_bit,
+    FrontendKey, FrontendKind, FrontendValue, HOOKS, Hook, Location, MacAddr, REASON_SLOTS, Reason,
+    Runtime, XdpDevice, names, proto, vip_bit,
 };
 
 use super::{
-    case::{At, Case, Subject},
-    frames::{self, GATEWAY_MAC},
+    case::{At, Case, Leg, Subject},
+    frames::{self, GATEWAY_MAC, NODE_MAC},
     ground::Devices,
 };
 
-/// Endpoints of each Service.
-pub(super) const ENDPOINTS: u32 = 5;
-const PORT: u16 = 8080;
+/// Where Services are asked.
+pub(super) const SERVICE_PORT: u16 = 80;
+/// Where backends serve.
+pub(super) const PORT: u16 = 8080;
 
 /// `FloorBackend` of the reference programs.
 #[derive(Clone, Copy)]
@@ -51,18 +52,26 @@ pub(super) struct Template {
     pub in_turn: u32,
     /// 1 for IPv6.
     pub ipv6: u32,
-    /// Always zero.
-    pub pad: u32,
+    /// Device to which live frames are sent.
+    pub to: u32,
 }
 
 // SAFETY: as above.
 unsafe impl Pod for Template {}
 const _: () = assert!(size_of::<Template>() == frames::LENGTH + 16);
 
+impl Template {
+    /// No packet yet.
+    pub(super) fn empty(case: &Case) -> Self {
+        let ipv6 = u32::from(case.ipv6);
+        Self { frame: [0; frames::LENGTH], mask: 0, in_turn: 1, ipv6, to: 0 }
+    }
+}
+
 /// The ids of the endpoints of a Service.
-pub(super) fn endpoints(service: u32) -> std::ops::Range<u32> {
-    let first = (service - 1) * ENDPOINTS + 1;
-    first..first + ENDPOINTS
+pub(super) fn endpoints(case: &Case, service: u32) -> std::ops::Range<u32> {
+    let first = (service - 1) * case.endpoints() + 1;
+    first..first + case.endpoints()
 }
 
 /// Fills the maps of the case's program with its Services.
@@ -78,17 +87,22 @@ pub(super) fn fill(ebpf: &mut Ebpf, case: &Case, devices: Devices) -> Result<()>
     }
 }
 
-fn frontend(service: u32) -> FrontendValue {
-    let base = endpoints(service).start;
+fn frontend(case: &Case, service: u32) -> FrontendValue {
+    let (base, len) = (endpoints(case, service).start, case.endpoints());
     let kind = FrontendKind::ClusterIp as u8;
-    FrontendValue { service, base, len: ENDPOINTS, kind, ..FrontendValue::default() }
+    FrontendValue { service, base, len, kind, ..FrontendValue::default() }
 }
 
 fn floor(ebpf: &mut Ebpf, case: &Case, devices: Devices) -> Result<()> {
     for service in 1..=case.services {
         let vip = address::<Addr4>(frames::vip(false, service));
-        put(ebpf, "FLOOR_SERVICES", FrontendKey::new(vip, 80, proto::TCP), frontend(service))?;
-        for id in endpoints(service) {
+        put(
+            ebpf,
+            "FLOOR_SERVICES",
+            FrontendKey::new(vip, SERVICE_PORT, proto::TCP),
+            frontend(case, service),
+        )?;
+        for id in endpoints(case, service) {
             let backend = FloorBackend {
                 addr: address(frames::backend(false, id)),
                 port: PORT.to_be(),
@@ -119,9 +133,14 @@ where
         let vip: A = address(frames::vip(case.ipv6, service));
         let bit = vip_bit(&vip);
         *filter.entry(bit.word).or_default() |= bit.mask;
-        put(ebpf, frontends, FrontendKey::new(vip, 80, proto::TCP), frontend(service))?;
+        put(
+            ebpf,
+            frontends,
+            FrontendKey::new(vip, SERVICE_PORT, proto::TCP),
+            frontend(case, service),
+        )?;
         put(ebpf, frontends, FrontendKey::marker(vip), FrontendValue::default())?;
-        for id in endpoints(service) {
+        for id in endpoints(case, service) {
             let backend = BackendValue::<A> {
                 addr: address(frames::backend(case.ipv6, id)),
                 port: PORT,
@@ -129,6 +148,7 @@ where
                 state: BackendState::Serving as u8,
                 service,
                 sets: BackendSets::CLUSTER,
+                location: Location::Elsewhere as u8,
                 ..BackendValue::default()
             };
             set(ebpf, backends, id, backend)?;
@@ -138,7 +158,8 @@ where
     for (word, mask) in filter {
         set(ebpf, names::LB_VIP_FILTER, word, mask)?;
     }
-    let runtime = Runtime { generation: 1, flags: Runtime::SHORTCUT, ..Runtime::default() };
+    let flags = if case.may_redirect() { Runtime::SHORTCUT } else { 0 };
+    let runtime = Runtime { generation: 1, flags, ..Runtime::default() };
     set(ebpf, names::LB_RUNTIME, 0, runtime)?;
     let arrival = if case.at == At::Pod { DeviceRole::Workload } else { DeviceRole::External };
     for (ifindex, role) in [(devices.inside, arrival), (devices.outside, DeviceRole::External)] {
@@ -150,31 +171,57 @@ where
             pad: [0; 2],
         };
         put(ebpf, names::LB_DEVICES, ifindex, device)?;
+        let (mac, flags) =
+            (MacAddr { octets: NODE_MAC }, XdpDevice::RECEIVES | XdpDevice::TRANSMITS);
+        let device = XdpDevice { ifindex, mac, flags, pad: 0 };
+        set(ebpf, names::LB_XDP_DEVICES, XdpDevice::slot(ifindex), device)?;
     }
     Ok(())
 }
 
-/// What a program counted: how many packets for each reason.
-pub(super) fn counted(ebpf: &Ebpf, case: &Case) -> Result<BTreeMap<&'static str, u64>> {
-    let cells: Vec<(u32, &'static str)> = match case.subject {
+/// What programs counted: how many packets for each hook and reason.
+pub(super) type Counts = BTreeMap<(&'static str, &'static str), u64>;
+
+/// The names under which a program counts.
+pub(super) fn counter(case: &Case, leg: &Leg) -> (&'static str, &'static str) {
+    (if case.subject == Subject::Floor { FLOOR } else { leg.hook.name() }, leg.reason.name())
+}
+
+/// In place of a hook: the reference counts at one for all.
+const FLOOR: &str = "floor";
+
+/// Reads the counters.
+pub(super) fn counted(ebpf: &Ebpf, case: &Case) -> Result<Counts> {
+    let cells: Vec<(u32, (&str, &str))> = match case.subject {
         // The reference knows no more than these two.
-        Subject::Floor => vec![(0, Reason::Forward.name()), (1, Reason::NewFlow.name())],
+        Subject::Floor => {
+            vec![(0, (FLOOR, Reason::Forward.name())), (1, (FLOOR, Reason::NewFlow.name()))]
+        }
         Subject::Ours => {
-            let first = case.hook() as u32 * REASON_SLOTS;
-            Reason::ALL.iter().map(|reason| (first + *reason as u32, reason.name())).collect()
+            let of = |hook: Hook, reason: Reason| {
+                (hook as u32 * REASON_SLOTS + reason as u32, (hook.name(), reason.name()))
+            };
+            let at = |hook| Reason::ALL.iter().map(move |reason| of(hook, *reason));
+            HOOKS.into_iter().flat_map(at).collect()
         }
     };
     let name = if case.subject == Subject::Floor { "FLOOR_COUNT" } else { names::LB_REASONS };
     let map = ebpf.map(name).with_context(|| format!("the object has no map {name}"))?;
     let counters = PerCpuArray::<_, u64>::try_from(map)?;
-    let mut counts = BTreeMap::new();
-    for (index, reason) in cells {
+    let mut counts = Counts::new();
+    for (index, names) in cells {
         let count: u64 = counters.get(&index, 0)?.iter().sum();
         if count != 0 {
-            let _new = counts.insert(reason, count);
+            let _new = counts.insert(names, count);
         }
     }
     Ok(counts)
+}
+
+/// What was counted after `before`.
+pub(super) fn since(now: &Counts, before: &Counts) -> Counts {
+    let new = |(names, count): (&_, &u64)| (*names, count - before.get(names).unwrap_or(&0));
+    now.iter().map(new).filter(|(_, count)| *count != 0).collect()
 }
 
 fn address<A: Address>(ip: std::net::IpAddr) -> A {
