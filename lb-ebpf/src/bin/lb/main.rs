@@ -19,7 +19,7 @@ mod trace;
 mod xdp;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_UNSPEC, xdp_action},
+    bindings::xdp_action,
     helpers::bpf_jiffies64,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
@@ -78,27 +78,6 @@ fn lb_ext_in_l3(ctx: TcContext) -> i32 {
 #[classifier]
 fn lb_ext_out_l3(ctx: TcContext) -> i32 {
     skb::run::<false>(&ctx, Hook::ExternalOut)
-}
-
-// Packets of devices without Ethernet header are not parsed yet: they pass.
-#[classifier]
-fn lb_pod_in_l3(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-
-#[classifier]
-fn lb_pod_out_l3(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-
-#[classifier]
-fn lb_ext_in_l3(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
-}
-
-#[classifier]
-fn lb_ext_out_l3(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
 }
 
 #[classifier]
