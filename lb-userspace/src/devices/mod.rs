@@ -145,11 +145,14 @@ pub struct LinkFacts {
 }
 
 impl LinkFacts {
-    /// Whether it is a network interface of the node, or a part or a sum of them.
-    fn is_interface(&self) -> bool {
+    /// Whether it is a network interface of the node, a part or a sum of them, or what has a default
+    /// route in their place.
+    fn is_uplink(&self) -> bool {
         let kind = self.kind.as_deref();
-        let virtual_one = matches!(kind, Some("bond" | "team" | "vlan" | "macvlan" | "ipvlan"));
-        self.physical || virtual_one || (self.peer_elsewhere && kind == Some("veth"))
+        let made_of = matches!(kind, Some("bond" | "team" | "vlan" | "macvlan" | "ipvlan"));
+        let given = kind == Some("veth") && self.peer_elsewhere;
+        let default = self.default4.is_some() || self.default6.is_some();
+        self.physical || made_of || given || default
     }
 
     /// Whether what it is to us, or whether something depends on it, is told by its routes alone.
@@ -176,18 +179,17 @@ impl NodeState {
         let (default4, default6) = (best(|link| link.default4), best(|link| link.default6));
         let addresses: BTreeSet<IpAddr> =
             links.iter().flat_map(|link| link.addresses.iter().copied()).collect();
-        // External devices stand in for a default route that is missing: network interfaces before
-        // the bridges and tunnels behind which pods are.
-        let interface = |ifindex: u32| {
-            let link = links.iter().find(|link| link.ifindex == ifindex);
-            link.is_some_and(LinkFacts::is_interface)
+        // Where a default route is missing, network interfaces stand in for it; bridges and tunnels
+        // behind which pods are do not: their addresses are not those by which others know the node.
+        let stands_in = |device: &Device| {
+            let link = links.iter().find(|link| link.ifindex == device.ifindex);
+            let named = !rules.external.is_empty();
+            device.role == DeviceRole::External && (named || link.is_some_and(LinkFacts::is_uplink))
         };
-        let mut external: Vec<&Device> =
-            devices.iter().filter(|device| device.role == DeviceRole::External).collect();
-        external.sort_by_key(|device| !interface(device.ifindex));
+        let uplinks: Vec<&Device> = devices.iter().filter(|device| stands_in(device)).collect();
         let ranked = |default: Option<u32>| {
             let first = devices.iter().filter(move |device| Some(device.ifindex) == default);
-            first.chain(external.iter().copied())
+            first.chain(uplinks.iter().copied())
         };
         let given4 = rules.node_ips.iter().find_map(|ip| match ip {
             IpAddr::V4(ip) => Some(*ip),
@@ -275,12 +277,19 @@ mod tests {
     }
 
     #[test]
-    fn without_a_default_route_an_external_device_gives_the_address() {
-        let links = vec![
-            LinkFacts { kind: Some("bridge".into()), ..link(2, "br0", &["192.0.2.1"]) },
-            LinkFacts { physical: true, ..link(3, "nic", &["192.0.2.3"]) },
-        ];
-        let state = assemble(&links, &Rules::default());
-        assert_eq!((state.primary4, state.primary6), (Some([192, 0, 2, 3].into()), None));
+    fn without_a_default_route_a_network_interface_gives_the_address_and_no_bridge() {
+        let bridge = LinkFacts { kind: Some("bridge".into()), ..link(2, "br0", &["192.0.2.1"]) };
+        let nic = LinkFacts { physical: true, ..link(3, "nic", &["192.0.2.3"]) };
+        let primary = |links: &[LinkFacts], rules: &Rules| {
+            let state = assemble(links, rules);
+            (state.primary4.map(|ip| ip.to_string()), state.primary6)
+        };
+        let rules = Rules::default();
+        assert_eq!(primary(&[bridge.clone(), nic], &rules), (Some("192.0.2.3".into()), None));
+        assert_eq!(primary(std::slice::from_ref(&bridge), &rules), (None, None));
+        let other_family = LinkFacts { default6: Some(0), ..bridge.clone() };
+        assert_eq!(primary(&[other_family], &rules), (Some("192.0.2.1".into()), None));
+        let named = Rules { external: vec!["br0".into()], ..rules };
+        assert_eq!(primary(&[bridge], &named), (Some("192.0.2.1".into()), None));
     }
 }
