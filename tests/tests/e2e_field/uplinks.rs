@@ -27,7 +27,8 @@ fn an_uplink_with_link_local_addresses_only_serves() {
                 ("cluster address", web().addresses, 80),
             ];
             for (place, addresses, port) in places {
-                for client in [&lab.client.worker, &lab.nodes[0].pods[0].worker] {
+                let node = &lab.nodes[0];
+                for client in [&lab.client.worker, &node.pods[0].worker, &node.unhooked] {
                     wrong += &answers(client.name(), client, addresses, port, pod, place);
                 }
             }

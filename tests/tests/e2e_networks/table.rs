@@ -202,6 +202,10 @@ fn cells(cluster: &Cluster, client: Client) -> Vec<Cell> {
             Nowhere => None,
         };
         for to in TOS {
+            // Of the node itself, what has the second address goes by a table that knows no pods.
+            if (client, to) == (Client::Unhooked, To::SecondNodePort) {
+                continue;
+            }
             add(name, number, to, verdict(client, to, policy, backend), by);
         }
     }
