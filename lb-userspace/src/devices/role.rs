@@ -15,7 +15,8 @@ use super::{Device, LinkFacts, glob};
 pub struct Rules {
     /// Globs of `--external-devices`; when given, no other device is external.
     pub external: Vec<String>,
-    /// Globs of `--workload-devices`; when given, no other device is a workload's.
+    /// Globs of `--workload-devices`; when given, no other device is a workload's, and a link that
+    /// looks like a pod's is external.
     pub workload: Vec<String>,
     /// Addresses by which the node is known.
     pub node_ips: Vec<IpAddr>,
@@ -52,7 +53,10 @@ fn role(link: &LinkFacts, rules: &Rules) -> (DeviceRole, &'static str) {
     }
     match found(link, rules) {
         (External, _) if !rules.external.is_empty() => (Other, "not in --external-devices"),
-        (Workload, _) if !rules.workload.is_empty() => (Other, "not in --workload-devices"),
+        (Workload, _) if !rules.workload.is_empty() && !rules.external.is_empty() => {
+            (Other, "neither in --workload-devices nor in --external-devices")
+        }
+        (Workload, _) if !rules.workload.is_empty() => (External, "not in --workload-devices"),
         found => found,
     }
 }

@@ -20,13 +20,14 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a lab and an agent with these flags on each node.
     pub fn start(setup: Setup, flags: &[&str]) -> Result<Self> {
+        let flags = [setup.network.agent_flags(), flags].concat();
         let lab = Lab::start(setup)?;
         let directory = Directory::create(lab.dir().join("objects"))?;
         let agents = thread::scope(|threads| {
             let starting: Vec<_> = lab
                 .nodes
                 .iter()
-                .map(|node| threads.spawn(|| Agent::start(node, directory.path(), flags)))
+                .map(|node| threads.spawn(|| Agent::start(node, directory.path(), &flags)))
                 .collect();
             starting
                 .into_iter()

@@ -117,6 +117,15 @@ impl Network {
         !matches!(self.parts().uplink, Uplink::Tun)
     }
 
+    /// What the agents of such nodes must be told: an uplink that is a veth, as only in a lab, looks like a
+    /// pod's link where it has neither address nor route.
+    pub const fn agent_flags(self) -> &'static [&'static str] {
+        match self.parts().uplink {
+            Uplink::Bridge => &["--workload-devices=veth*"],
+            Uplink::Nic | Uplink::TwoNics | Uplink::Tun | Uplink::Unnumbered => &[],
+        }
+    }
+
     /// The MTU of pods, as a CNI sets it: what one packet between nodes can carry.
     pub(super) const fn pod_mtu(self) -> u32 {
         let parts = self.parts();

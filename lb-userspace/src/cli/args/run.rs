@@ -83,7 +83,7 @@ pub struct RunArgs {
     )]
     pub external_devices: Vec<String>,
 
-    /// Devices that lead to pods, as names with `*` and `?` [default: veth and netkit into other namespaces, tap, tun with host routes only].
+    /// Devices that lead to pods, as names with `*` and `?`; all others are external then [default: veth and netkit into other namespaces, tap, tun with host routes only].
     #[arg(
         long,
         env = "LB_WORKLOAD_DEVICES",
