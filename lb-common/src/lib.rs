@@ -18,6 +18,7 @@ mod backend;
 mod device;
 mod filter;
 mod flow;
+mod fragment;
 mod frontend;
 mod hook;
 pub mod names;
@@ -34,6 +35,7 @@ pub use backend::{BackendSets, BackendState, BackendStats, BackendValue, Locatio
 pub use device::{DeviceRole, DeviceValue, MacAddr, XDP_DEVICES, XdpDevice};
 pub use filter::{VIP_FILTER_WORDS, VipBit, vip_bit};
 pub use flow::{Action, FlowKey, FlowValue, LAST_SEEN_GRAIN, NextHop, Seen};
+pub use fragment::{FRAGMENT_SECONDS, FragmentKey, FragmentValue};
 pub use frontend::{FrontendKey, FrontendKind, FrontendValue};
 pub use hook::{HOOKS, Hook};
 pub use range::{RANGE_SET_BITS, RangeKey};

@@ -21,6 +21,8 @@ pub const LB6_FLOWS: &str = "LB6_FLOWS";
 pub const LB4_SOCKS: &str = "LB4_SOCKS";
 /// Socket translations, IPv6.
 pub const LB6_SOCKS: &str = "LB6_SOCKS";
+/// Fragments of datagrams, IPv4: LRU hash, [`crate::FragmentKey`] → [`crate::FragmentValue`].
+pub const LB4_FRAGMENTS: &str = "LB4_FRAGMENTS";
 /// Session affinity, IPv4: LRU hash, [`crate::AffinityKey`] → [`crate::AffinityValue`].
 pub const LB4_AFFINITY: &str = "LB4_AFFINITY";
 /// Session affinity, IPv6.
@@ -46,7 +48,7 @@ pub const LB_SCHEMA: &str = "LB_SCHEMA";
 pub const LB_RUNTIME: &str = "LB_RUNTIME";
 
 /// Every map.
-pub const MAPS: [&str; 21] = [
+pub const MAPS: [&str; 22] = [
     LB4_FRONTENDS,
     LB6_FRONTENDS,
     LB4_BACKENDS,
@@ -57,6 +59,7 @@ pub const MAPS: [&str; 21] = [
     LB6_FLOWS,
     LB4_SOCKS,
     LB6_SOCKS,
+    LB4_FRAGMENTS,
     LB4_AFFINITY,
     LB6_AFFINITY,
     LB4_RANGES,
@@ -109,6 +112,9 @@ pub const TC_PROGRAMS: [&str; 9] = [
     LB_EXT_OUT_L3,
     LB_LO_OUT,
 ];
+
+/// Those of them for devices without Ethernet header.
+pub const L3_PROGRAMS: [&str; 4] = [LB_POD_IN_L3, LB_POD_OUT_L3, LB_EXT_IN_L3, LB_EXT_OUT_L3];
 
 /// cgroup programs, each named after its attach type.
 pub const CGROUP_PROGRAMS: [&str; 8] = [

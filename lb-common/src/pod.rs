@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::{
-    Addr4, Addr6, AffinityKey, BackendValue, FlowKey, FlowValue, FrontendKey, RangeKey, SockKey,
-    SockValue,
+    Addr4, Addr6, AffinityKey, BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    FrontendKey, RangeKey, SockKey, SockValue,
 };
 
 macro_rules! pod {
@@ -21,7 +21,18 @@ macro_rules! pod {
     )*};
 }
 
-pod!(AffinityKey, BackendValue, FlowKey, FlowValue, FrontendKey, RangeKey, SockKey, SockValue);
+pod!(
+    AffinityKey,
+    BackendValue,
+    FlowKey,
+    FlowValue,
+    FragmentKey,
+    FragmentValue,
+    FrontendKey,
+    RangeKey,
+    SockKey,
+    SockValue
+);
 
 #[cfg(feature = "user")]
 mod aya_pod {

@@ -52,7 +52,8 @@ reasons! {
     OtherProtocol = 2, Pass, "other-protocol";
     /// Shorter than its headers say.
     Truncated = 3, Pass, "truncated";
-    /// A fragment: only the first has ports.
+    /// A fragment of which nobody knows whose it is: it came before the first, which alone has ports, or its
+    /// datagram is not ours; any fragment of IPv6 or SCTP.
     Fragment = 4, Pass, "fragment";
     /// An IPv4 header with options.
     Ipv4Options = 5, Pass, "ipv4-options";
@@ -88,6 +89,8 @@ reasons! {
     SocketReply = 20, Translate, "socket-reply";
     /// An ICMP error about a packet of a flow, translated back.
     Error = 21, Translate, "icmp-error";
+    /// A fragment that followed the first one of its datagram.
+    Following = 22, Translate, "fragment-following";
     /// The Service has no usable backend.
     NoBackend = 32, Refuse, "no-backend";
     /// The address belongs to Services, none of which has this port.

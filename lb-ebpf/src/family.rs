@@ -6,7 +6,7 @@ use crate::{
     checksum::{add, corrected, fold16, replaced},
     frame::Frame,
     header::{self, ETH_LEN, Ipv4, Ipv4Tail, Ipv6, Ipv6Head, Ports, Sctp, Tcp, Udp, sctp_chunk},
-    packet::Packet,
+    packet::{Packet, Part},
 };
 
 /// An address family as the datapath sees it. All else is generic over it.
@@ -56,15 +56,21 @@ impl Family for Addr4 {
                 _ => Reason::Malformed,
             });
         }
-        // More Fragments, or an offset: only the first fragment has ports.
-        if ip.fragment & 0x3fff_u16.to_be() != 0 {
-            return Err(Reason::Fragment);
-        }
         into.tuple.src = ip.src;
         into.tuple.dst = ip.dst;
         into.tuple.proto = ip.protocol;
         into.hop_limit = ip.ttl;
         into.len = u32::from(u16::from_be(ip.total_len));
+        into.part = Part::Whole;
+        // More Fragments, or an offset.
+        if ip.fragment & 0x3fff_u16.to_be() != 0 {
+            into.id = u32::from(u16::from_be(ip.id));
+            into.part = Part::First;
+            if ip.fragment & 0x1fff_u16.to_be() != 0 {
+                into.part = Part::Later;
+                return Err(Reason::Fragment);
+            }
+        }
         Ok(())
     }
 
@@ -126,6 +132,7 @@ impl Family for Addr6 {
             44 => return Err(Reason::Fragment),
             _ => {}
         }
+        into.part = Part::Whole;
         into.tuple.src = frame.load(ETH_LEN + 8).ok_or(Reason::Truncated)?;
         into.tuple.dst = frame.load(ETH_LEN + 24).ok_or(Reason::Truncated)?;
         into.tuple.proto = ip.next_header;
@@ -192,6 +199,8 @@ pub(crate) fn parse<A: Family, F: Frame>(frame: &F, into: &mut Packet<A>) -> Res
             let udp: Udp = frame.load(A::TRANSPORT).ok_or(Reason::Truncated)?;
             (Ports { sport: udp.sport, dport: udp.dport }, size_of::<Udp>())
         }
+        // Its checksum covers what is not here.
+        proto::SCTP if into.part != Part::Whole => return Err(Reason::Fragment),
         proto::SCTP => {
             let sctp: Sctp = frame.load(A::TRANSPORT).ok_or(Reason::Truncated)?;
             let opens = sctp.chunk == sctp_chunk::INIT;

@@ -12,8 +12,8 @@ pub mod craft;
 use bytemuck::{AnyBitPattern, NoUninit};
 use lb_common::{
     Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue, FlowKey,
-    FlowValue, FrontendKey, FrontendValue, Hook, LAST_SEEN_GRAIN, NextHop, Reason, Settings,
-    SockKey, SockValue,
+    FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, Hook, LAST_SEEN_GRAIN,
+    NextHop, Reason, Settings, SockKey, SockValue,
 };
 
 use crate::{
@@ -93,6 +93,8 @@ pub struct MemoryTables<A: Address> {
     pub backends: HashMap<u32, BackendValue<A>>,
     /// Counters by backend id.
     pub stats: RefCell<HashMap<u32, BackendStats>>,
+    /// First fragments of datagrams.
+    pub fragments: RefCell<HashMap<FragmentKey<A>, FragmentValue<A>>>,
     /// Session affinity.
     pub affinity: RefCell<HashMap<AffinityKey<A>, AffinityValue>>,
     /// Source ranges: (set, network address, prefix length).
@@ -171,6 +173,18 @@ impl<A: Address> Tables<A> for MemoryTables<A> {
         stats.flows += flows;
         stats.packets += packets;
         stats.bytes += bytes;
+    }
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentValue<A>> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey<A>, value: &FragmentValue<A>) {
+        let _ = self.fragments.borrow_mut().insert(*key, *value);
+    }
+
+    fn remove_fragment(&self, key: &FragmentKey<A>) {
+        let _ = self.fragments.borrow_mut().remove(key);
     }
 
     fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {

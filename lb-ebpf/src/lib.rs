@@ -26,6 +26,7 @@ mod crc32c;
 mod errors;
 mod establish;
 mod family;
+mod fragments;
 pub mod frame;
 mod frontend;
 pub mod header;
@@ -44,7 +45,7 @@ mod verdict;
 
 pub use family::Family;
 pub use frame::Frame;
-pub use packet::{Packet, Place, Set, Work};
+pub use packet::{Packet, Part, Place, Set, Work};
 pub use pipeline::process;
 pub use tables::{Env, FlowSlot, InsertError, Route, Tables};
 pub use verdict::{Decision, Verdict};

@@ -111,6 +111,23 @@ pub struct Packet<A> {
     pub hop_limit: u8,
     /// Length in bytes, from the IP header on.
     pub len: u32,
+    /// Identification of the datagram that this is a fragment of, host order.
+    pub id: u32,
+    /// Which part of a datagram it is.
+    pub part: Part,
+}
+
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[repr(u8)]
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Its first fragment, which has the ports.
+    First,
+    /// Another fragment.
+    Later,
 }
 
 impl<A: Address> Packet<A> {

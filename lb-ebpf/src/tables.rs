@@ -2,7 +2,8 @@
 
 use lb_common::{
     Address, AffinityKey, AffinityValue, BackendValue, DeviceValue, FlowKey, FlowValue,
-    FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
+    FragmentKey, FragmentValue, FrontendKey, FrontendValue, Hook, NextHop, Reason, Settings,
+    SockKey, SockValue,
 };
 
 /// The maps, as far as one address family needs them.
@@ -39,6 +40,15 @@ pub trait Tables<A: Address> {
 
     /// Adds to the counters of a backend; `bytes` from the IP header on.
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64);
+
+    /// What was made of the first fragment of a datagram.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentValue<A>>;
+
+    /// Remembers what was made of a first fragment, replacing an older one; the map makes room by itself.
+    fn put_fragment(&self, key: &FragmentKey<A>, value: &FragmentValue<A>);
+
+    /// Forgets a first fragment.
+    fn remove_fragment(&self, key: &FragmentKey<A>);
 
     /// The backend that a client had last.
     fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue>;

@@ -9,10 +9,11 @@ use crate::{
     errors,
     establish::LOOPBACK,
     family::parse,
+    fragments,
     frame::Frame,
     frontend::{is_vip, may_be_vip},
     header::{ETH_LEN, TCP_OFFSET, Udp},
-    packet::{Packet, Place, Work},
+    packet::{Packet, Part, Place, Work},
     refuse::{self, Answer},
     rewrite,
     tables::{Env, FlowSlot, Tables},
@@ -49,6 +50,9 @@ where
             }
         }
         Err(reason) if place.is_xdp() => return Decision::pass(reason),
+        Err(Reason::Fragment) if work.packet.part == Part::Later => {
+            fragments::follow(frame, tables, env, work)
+        }
         Err(Reason::Icmp) if errors::is_one::<A, F>(frame) => errors::find(frame, tables, work),
         Err(reason @ (Reason::Icmp | Reason::OtherProtocol))
             if may_be_vip(tables, &work.packet.tuple.dst)
@@ -82,10 +86,13 @@ where
         road::choose_exit(tables, env, work);
         step.next = Next::Apply;
     }
+    if !place.is_xdp() && !quoted && work.packet.part == Part::First {
+        fragments::remember(tables, env, work, matches!(step.next, Next::Apply));
+    }
     // One place each where a packet is rewritten, whatever led there: inlined code is stack.
     let decision = match step.next {
         Next::Drop => Decision::drop(step.reason),
-        Next::Apply => apply(frame, work, step.reason),
+        Next::Apply | Next::Deliver => apply(frame, work, step),
         Next::Refuse => refused(frame, env, &work.packet, step.reason),
         Next::Turned => Decision::new(Verdict::Stack, step.reason),
         Next::TurnedToHost => {
@@ -160,6 +167,8 @@ pub(crate) enum Next {
     Exit,
     /// Rewrite it as its flow entry says.
     Apply,
+    /// Rewritten already; send it where its flow entry says.
+    Deliver,
     /// Answer it.
     Refuse,
     /// It is an error about a packet of a flow: translate it back.
@@ -288,6 +297,7 @@ where
 fn is_open<A: Answer, F: Frame>(frame: &F, packet: &Packet<A>, flow: &FlowValue<A>) -> bool {
     flow.next_hop.ifindex != 0
         && packet.hop_limit > 1
+        && packet.part == Part::Whole
         && (packet.len <= u32::from(flow.next_hop.mtu)
             || fits_in_segments(frame, packet, u32::from(flow.next_hop.mtu)))
 }
@@ -348,11 +358,13 @@ const REDIRECT: u8 = Action::Redirect as u8;
 /// Applies the flow entry in `work` to its packet. One that is redirected and whose next hop has no
 /// generation leaves it to the kernel to find the neighbour.
 #[inline(always)]
-fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, reason: Reason) -> Decision {
-    let flow = &work.flow;
+fn apply<A: Answer, F: Frame>(frame: &mut F, work: &Work<A>, step: Step) -> Decision {
+    let (flow, reason) = (&work.flow, step.reason);
     // On the shortcut we are the router.
     let hops = u8::from(flow.action == MASQUERADE);
-    if rewrite::translate(frame, flow, &work.packet, hops).is_none() {
+    if matches!(step.next, Next::Apply)
+        && rewrite::translate(frame, flow, &work.packet, hops).is_none()
+    {
         return Decision::drop(Reason::RewriteFailed);
     }
     if flow.action == STACK {

@@ -150,6 +150,11 @@ impl Attachments {
         wanted: &Wanted,
         pin: &str,
     ) -> Result<Outcome, LinkError> {
+        programs.need(wanted.program).map_err(|error| LinkError {
+            action: "loading the program of",
+            pin: pin.to_owned(),
+            source: io::Error::other(error),
+        })?;
         let ifindex = device.ifindex;
         match wanted.place {
             Place::Xdp(flavour) => {

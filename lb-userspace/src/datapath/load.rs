@@ -197,17 +197,29 @@ impl Programs {
     fn load_each(&mut self) -> Result<(), LoadError> {
         let all =
             names::TC_PROGRAMS.into_iter().chain([names::LB_XDP_IN]).chain(names::CGROUP_PROGRAMS);
-        for name in all {
+        // Few nodes have a device without Ethernet header, and the verifier takes its time.
+        for name in all.filter(|name| !names::L3_PROGRAMS.contains(name)) {
             load_named(&mut self.ebpf, name)?;
         }
         Ok(())
+    }
+
+    /// Loads a program that is loaded only where a device needs it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn need(&mut self, name: &'static str) -> Result<(), LoadError> {
+        let loaded = self.ebpf.program(name).is_some_and(|program| program.fd().is_ok());
+        if loaded { Ok(()) } else { load_named(&mut self.ebpf, name) }
     }
 
     /// The descriptor of a loaded program.
     ///
     /// # Panics
     ///
-    /// When `name` is none of [`names`]: those are all loaded.
+    /// When `name` is none of [`names`]: those are all loaded, but for [`names::L3_PROGRAMS`] that nobody
+    /// [needed](Self::need).
     pub fn fd(&self, name: &str) -> BorrowedFd<'_> {
         let program = self.ebpf.program(name).expect("every named program is in the object");
         program.fd().expect("every program was loaded").as_fd()

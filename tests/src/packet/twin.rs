@@ -13,7 +13,8 @@ use std::{
 use anyhow::{Result, ensure};
 use lb_common::{
     AffinityKey, AffinityValue, BackendState, BackendValue, DeviceValue, FlowKey, FlowValue,
-    FrontendKey, FrontendKind, FrontendValue, Hook, NextHop, Reason, Settings, SockKey, SockValue,
+    FragmentKey, FragmentValue, FrontendKey, FrontendKind, FrontendValue, Hook, NextHop, Reason,
+    Settings, SockKey, SockValue,
 };
 use lb_ebpf::{
     Decision, Env, InsertError, Place, Route, Tables, Verdict, Work,
@@ -319,6 +320,15 @@ impl<A: Answer> Tables<A> for Follower<'_, A> {
     }
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
         self.world.tables.count_backend(id, flows, packets, bytes);
+    }
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentValue<A>> {
+        self.world.tables.fragment(key)
+    }
+    fn put_fragment(&self, key: &FragmentKey<A>, value: &FragmentValue<A>) {
+        self.world.tables.put_fragment(key, value);
+    }
+    fn remove_fragment(&self, key: &FragmentKey<A>) {
+        self.world.tables.remove_fragment(key);
     }
     fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
         self.world.tables.affinity(key)

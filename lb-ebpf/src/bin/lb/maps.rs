@@ -12,9 +12,9 @@ use aya_ebpf::{
 };
 use lb_common::{
     Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, BackendValue, DeviceValue,
-    FlowKey, FlowValue, FrontendKey, FrontendValue, LAST_SEEN_GRAIN, NextHop, RANGE_SET_BITS,
-    RangeKey, Runtime, Schema, ServiceInfo, SockKey, SockValue, VIP_FILTER_WORDS, XDP_DEVICES,
-    XdpDevice,
+    FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendValue, LAST_SEEN_GRAIN,
+    NextHop, RANGE_SET_BITS, RangeKey, Runtime, Schema, ServiceInfo, SockKey, SockValue,
+    VIP_FILTER_WORDS, XDP_DEVICES, XdpDevice,
 };
 use lb_ebpf::{FlowSlot, InsertError, Tables, Work};
 
@@ -43,6 +43,9 @@ static LB6_FLOWS: HashMap<FlowKey<Addr6>, FlowValue<Addr6>, 262144> = HashMap::n
 static LB4_SOCKS: LruHashMap<SockKey<Addr4>, SockValue<Addr4>, 65536> = LruHashMap::new();
 #[btf_map]
 static LB6_SOCKS: LruHashMap<SockKey<Addr6>, SockValue<Addr6>, 65536> = LruHashMap::new();
+#[btf_map]
+static LB4_FRAGMENTS: LruHashMap<FragmentKey<Addr4>, FragmentValue<Addr4>, 8192> =
+    LruHashMap::new();
 #[btf_map]
 static LB4_AFFINITY: LruHashMap<AffinityKey<Addr4>, AffinityValue, 65536> = LruHashMap::new();
 #[btf_map]
@@ -146,10 +149,46 @@ impl<A: Address> FlowSlot<A> for KernelFlow<A> {
     }
 }
 
+/// The first fragments of a family's datagrams.
+macro_rules! fragments {
+    ($addr:ty, $fragments:ident) => {
+        #[inline(always)]
+        fn fragment(&self, key: &FragmentKey<$addr>) -> Option<FragmentValue<$addr>> {
+            // SAFETY: copied at once, see the module's doc.
+            unsafe { $fragments.get(key) }.copied()
+        }
+
+        #[inline(always)]
+        fn put_fragment(&self, key: &FragmentKey<$addr>, value: &FragmentValue<$addr>) {
+            // The map evicts on its own; without an entry fragments pass untouched.
+            _ = $fragments.insert(key, value, 0);
+        }
+
+        #[inline(always)]
+        fn remove_fragment(&self, key: &FragmentKey<$addr>) {
+            // An entry that is already gone is what was asked for.
+            _ = $fragments.remove(key);
+        }
+    };
+    // Those of IPv6 have an extension header, behind which nobody looks: no packet is ever a first one.
+    ($addr:ty) => {
+        #[inline(always)]
+        fn fragment(&self, _: &FragmentKey<$addr>) -> Option<FragmentValue<$addr>> {
+            None
+        }
+
+        #[inline(always)]
+        fn put_fragment(&self, _: &FragmentKey<$addr>, _: &FragmentValue<$addr>) {}
+
+        #[inline(always)]
+        fn remove_fragment(&self, _: &FragmentKey<$addr>) {}
+    };
+}
+
 macro_rules! tables {
     (
         $addr:ty, $frontends:ident, $backends:ident, $flows:ident, $socks:ident, $affinity:ident,
-        $ranges:ident
+        $ranges:ident $(, $fragments:ident)?
     ) => {
         impl Tables<$addr> for KernelTables {
             type Flow = KernelFlow<$addr>;
@@ -213,6 +252,8 @@ macro_rules! tables {
                 }
             }
 
+            fragments!($addr $(, $fragments)?);
+
             #[inline(always)]
             fn affinity(&self, key: &AffinityKey<$addr>) -> Option<AffinityValue> {
                 // SAFETY: copied at once, see the module's doc.
@@ -248,5 +289,14 @@ macro_rules! tables {
     };
 }
 
-tables!(Addr4, LB4_FRONTENDS, LB4_BACKENDS, LB4_FLOWS, LB4_SOCKS, LB4_AFFINITY, LB4_RANGES);
+tables!(
+    Addr4,
+    LB4_FRONTENDS,
+    LB4_BACKENDS,
+    LB4_FLOWS,
+    LB4_SOCKS,
+    LB4_AFFINITY,
+    LB4_RANGES,
+    LB4_FRAGMENTS
+);
 tables!(Addr6, LB6_FRONTENDS, LB6_BACKENDS, LB6_FLOWS, LB6_SOCKS, LB6_AFFINITY, LB6_RANGES);
