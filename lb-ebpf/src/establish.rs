@@ -187,6 +187,7 @@ fn removed_orphan<A: Family, T: Tables<A>>(
             && held.dport == tuple.sport
             && held.src == tuple.dst
             && held.sport == tuple.dport
+            && held.other_hook == tuple.hook
     });
     let is_orphan = ours && tables.flow(tuple).is_none();
     if is_orphan {

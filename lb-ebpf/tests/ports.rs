@@ -32,6 +32,7 @@ both_families![
     a_race_for_the_forward_entry_leaves_one_whole_pair,
     a_race_with_another_choice_leaves_the_winners_pair,
     half_a_pair_is_replaced,
+    the_same_tuple_at_two_hooks_is_two_flows,
 ];
 
 fn snat_world<A: Answer>(count: u16) -> World<A> {
@@ -173,6 +174,22 @@ fn half_a_pair_is_replaced<A: Answer>(world: &mut World<A>) {
     world.tables.remove_flow(&seen_at(Hook::PodIn, tuple));
     assert_eq!(world.run(Hook::PodIn, POD_DEVICE, &craft.frame()), first);
     world.assert_pairs();
+}
+
+/// The node's packets to itself leave by the loopback device or by another, as the routes change: what has
+/// the same tuple at another hook is another flow, and no half of this one.
+fn the_same_tuple_at_two_hooks_is_two_flows<A: Answer>(_: &mut World<A>) {
+    for proto in world::PROTOS {
+        let mut world = World::<A>::new();
+        let _ = world.serve(FrontendKind::ClusterIp, "vip", 80, proto, &["node"]);
+        let tuple = key("node", 4000, "vip", 80, proto);
+        for hook in [Hook::LoopbackOut, Hook::ExternalOut] {
+            let frame = sent::<A>(&tuple, [OWN, ROUTER]).frame();
+            assert_eq!(world.run(hook, EXTERNAL, &frame).0.reason, Reason::NewFlow);
+        }
+        world.assert_pairs();
+        assert_eq!(world.tables.flows.borrow().len(), 4);
+    }
 }
 
 type Meanwhile<'a, A> = Box<dyn FnOnce(&MemoryTables<A>) + 'a>;

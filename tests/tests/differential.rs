@@ -66,7 +66,7 @@ fn kernel_and_host_agree_on_random_packets() {
         Reason::Ipv6Extension,
         Reason::Icmp,
         Reason::Malformed,
-        Reason::OtherHook,
+        Reason::OtherHost,
         Reason::LeftToTc,
         Reason::NoFlow,
         Reason::NewFlow,
@@ -76,7 +76,8 @@ fn kernel_and_host_agree_on_random_packets() {
         Reason::UnknownPort,
         Reason::StrayPacket,
         Reason::FlowTableFull,
-        Reason::HopLimit,
+        Reason::Error,
+        Reason::BadSource,
         Reason::StrayReset,
         Reason::Inconsistent,
         Reason::NoLocalBackend,
@@ -107,6 +108,10 @@ fn run(seed: u64, packets: u64) -> Result<BTreeMap<(Hook, Reason), u64>> {
             }
             if generator.below(2000) == 0 {
                 twin.next_generation()?;
+            }
+            if generator.below(1000) == 0 {
+                let [redirects, rules] = [generator.below(2) == 0, generator.below(3) == 0];
+                twin.set_ways(redirects, rules)?;
             }
             if number % EPOCH == EPOCH - 1 || number + 1 == packets {
                 twin.compare().with_context(|| format!("after packet {number} of seed {seed}"))?;

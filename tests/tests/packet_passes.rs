@@ -20,7 +20,7 @@ const HOOKS: [Hook; 6] =
 fn kinds<A: Answer>() -> Vec<(&'static str, Craft, Option<Reason>)> {
     let to = |name, proto| {
         let (src, dst) = (addr("client"), addr(name));
-        Craft::of(&FlowKey::<A> { src, dst, sport: 4000, dport: 80, proto, pad: [0; 3] })
+        Craft::of(&FlowKey::<A> { src, dst, sport: 4000, dport: 80, proto, ..FlowKey::default() })
     };
     let of = |proto| to("vip", proto);
     let (tcp, udp) = (of(proto::TCP), of(proto::UDP));

@@ -281,7 +281,7 @@ fn check<A: Answer>(
         sport: from.1,
         dport: to.1,
         proto,
-        pad: [0; 3],
+        ..FlowKey::default()
     };
     let tuple = key(from, to);
     let craft = Craft { eth: [to_mac.octets, from_mac.octets], ..Craft::of(&tuple) };
@@ -381,7 +381,7 @@ fn a_cpu_refuses_so_many_and_no_more() {
             sport: 4000,
             dport: 81,
             proto: proto::TCP,
-            pad: [0; 3],
+            ..FlowKey::default()
         };
         let frame = Craft::of(&tuple).frame();
         let mut out = Vec::new();

@@ -1,7 +1,7 @@
-//! Random packets that know what they are: clients' requests, replies, all that passes, and
-//! all of these damaged.
+//! Random packets that know what they are: clients' requests, replies, errors about both, all that passes,
+//! and all of these damaged.
 
-use lb_common::{Addr4, Addr6, FlowKey, HOOKS, Hook, proto};
+use lb_common::{Addr4, Addr6, FlowKey, FlowValue, HOOKS, Hook, MacAddr, proto};
 use lb_ebpf::{
     host::craft::{Checksum, Craft, Transport},
     refuse::Answer,
@@ -39,14 +39,17 @@ type Request<A> = (FlowKey<A>, Hook);
 const HISTORY: usize = 256;
 
 /// Who sends, and where.
-const CLIENTS: [(&str, Hook); 7] = [
+const CLIENTS: [(&str, Hook); 9] = [
     ("pod", Hook::PodIn),
     ("other-pod", Hook::PodIn),
     ("client", Hook::ExternalIn),
+    ("client", Hook::ExternalIn),
     ("client", Hook::Xdp),
-    ("client", Hook::Xdp),
+    // Forged.
+    ("node", Hook::ExternalIn),
     ("node", Hook::ExternalOut),
     ("node", Hook::LoopbackOut),
+    ("loopback", Hook::LoopbackOut),
 ];
 
 /// To whom; frontends more often than not.
@@ -83,6 +86,13 @@ const TARGETS: [(&str, u16); 27] = [
 /// The hook by the name that flow entries give it.
 const fn named(hook: Hook) -> Hook {
     if matches!(hook, Hook::Xdp) { Hook::ExternalIn } else { hook }
+}
+
+/// The keys of a flow's entries besides that of the client's packets.
+fn replies<A: Answer>(request: &FlowKey<A>, flow: &FlowValue<A>) -> Vec<FlowKey<A>> {
+    let reply = flow.other_key(request.proto);
+    let legs = flow.second_legs(request).into_iter().flatten();
+    [reply, reply].into_iter().chain(legs).collect()
 }
 
 impl Generator {
@@ -133,6 +143,11 @@ impl Generator {
 
     fn of<A: Answer>(&mut self, world: &World<A>, history: &mut Vec<Request<A>>) -> Case {
         let proto = self.pick(&[proto::TCP, proto::TCP, proto::UDP, proto::UDP, proto::SCTP]);
+        if self.chance(8)
+            && let Some(case) = self.error(world, history)
+        {
+            return case;
+        }
         let (tuple, hook) = match self.reply(world, history) {
             Some(reply) => reply,
             None if !history.is_empty() && self.chance(40) => self.pick(history),
@@ -159,6 +174,14 @@ impl Generator {
             }
         };
         let mut craft = Craft::of(&tuple);
+        let ifindex = self.device(hook);
+        craft.eth = self.macs(ifindex);
+        self.vary(&mut craft);
+        Case { hook, ifindex, frame: craft.frame() }
+    }
+
+    /// Ethernet addresses of a frame on a device: to the device more often than not.
+    fn macs(&mut self, ifindex: u32) -> [[u8; 6]; 2] {
         let macs = [
             Ground::OWN,
             Ground::ROUTER,
@@ -167,30 +190,69 @@ impl Generator {
             Ground::OTHER_POD,
             Ground::OTHER_POD_OWN,
         ];
-        craft.eth = [self.pick(&macs).octets, self.pick(&macs).octets];
-        if self.chance(2) {
-            craft.eth[0] = [0xff; 6];
-        }
-        self.vary(&mut craft);
-        Case { hook, ifindex: self.device(hook), frame: craft.frame() }
+        let to = match self.below(100) {
+            0..85 => self.ground.mac_of(ifindex),
+            85..98 => self.pick(&macs),
+            _ => MacAddr { octets: [0xff; 6] },
+        };
+        [to.octets, self.pick(&macs).octets]
     }
 
-    /// A reply to a remembered request, at a hook where it may be seen, or at any.
+    /// The key of one of the entries of a remembered request's flow, with the hook where it counts, or any.
+    fn entry<A: Answer>(
+        &mut self,
+        world: &World<A>,
+        history: &[Request<A>],
+        whose: fn(&FlowKey<A>, &FlowValue<A>) -> Vec<FlowKey<A>>,
+    ) -> Option<(FlowKey<A>, Hook)> {
+        if history.is_empty() {
+            return None;
+        }
+        let (request, _) = self.pick(history);
+        let flow = world.tables.flows.borrow().get(&request)?.get();
+        let key = self.pick(&whose(&request, &flow));
+        let fitting: Vec<Hook> =
+            HOOKS[..6].iter().copied().filter(|hook| named(*hook) as u8 == key.hook).collect();
+        let any = self.chance(15) || fitting.is_empty();
+        Some((key, self.pick(if any { &HOOKS[..6] } else { &fitting })))
+    }
+
+    /// An error about a packet of a flow, at the hook where a reply to that would be translated.
+    fn error<A: Answer>(&mut self, world: &World<A>, history: &[Request<A>]) -> Option<Case> {
+        let (reply, mut hook) = self.entry(world, history, |request, flow| {
+            [vec![*request], replies(request, flow)].concat()
+        })?;
+        if reply.hook == Hook::ExternalIn as u8 && self.chance(20) {
+            // What a tunnel of the node says.
+            hook = Hook::LoopbackOut;
+        }
+        let ip = if A::FAMILY == lb_common::Family::V4 { 20 } else { 40 };
+        let mut quoted = Craft { hop_limit: 3, ..Craft::of(&reply.reversed()) };
+        self.vary(&mut quoted);
+        let frame = quoted.frame();
+        let quote = self.pick(&[0usize, 4, 8, 8, 12, 17, 18, 20, 28, 1500]);
+        let whole = frame.len().min(14 + ip + quote);
+        let from = if self.chance(40) { reply.src } else { addr("router") };
+        let outer = FlowKey { src: from, dst: reply.dst, ..reply };
+        let kind = self.pick(if ip == 20 { &[3, 3, 3, 11, 12, 5] } else { &[1, 2, 2, 3, 4, 137] });
+        let ifindex = self.device(hook);
+        let craft = Craft {
+            eth: self.macs(ifindex),
+            transport: Transport::Icmp(kind, 4),
+            payload: frame[14..whole].to_vec(),
+            ..Craft::of(&outer)
+        };
+        Some(Case { hook, ifindex, frame: craft.frame() })
+    }
+
+    /// A reply to a remembered request, or what either is between two legs, at a hook where it may be seen, or
+    /// at any.
     fn reply<A: Answer>(
         &mut self,
         world: &World<A>,
         history: &[Request<A>],
     ) -> Option<(FlowKey<A>, Hook)> {
-        if history.is_empty() || !self.chance(35) {
-            return None;
-        }
-        let (request, _) = self.pick(history);
-        let flows = world.tables.flows.borrow();
-        let reply = flows.get(&request)?.get().other_key(request.proto);
-        let fitting: Vec<Hook> =
-            HOOKS[..6].iter().copied().filter(|hook| named(*hook) as u8 == reply.hook).collect();
-        let any = self.chance(15) || fitting.is_empty();
-        Some((reply, self.pick(if any { &HOOKS[..6] } else { &fitting })))
+        if self.chance(35) { self.entry(world, history, replies) } else { None }
     }
 
     fn device(&mut self, hook: Hook) -> u32 {
@@ -204,7 +266,7 @@ impl Generator {
     fn vary(&mut self, craft: &mut Craft) {
         const FLAGS: [u8; 12] =
             [0x02, 0x02, 0x02, 0x02, 0x10, 0x10, 0x12, 0x11, 0x14, 0x04, 0xc2, 0x00];
-        let length = self.pick(&[0, 1, 2, 7, 30, 60, 1200]);
+        let length = self.pick(&[0, 1, 2, 7, 30, 60, 1200, 1452, 1472, 1600]);
         craft.payload = (0..length).map(|_| self.byte()).collect();
         craft.hop_limit = self.pick(&[64, 64, 64, 64, 64, 255, 63, 2, 1, 0]);
         let options = self.pick(&[0usize, 0, 0, 12, 40]);

@@ -43,6 +43,16 @@ impl Ground {
     pub const OTHER_POD_OWN: MacAddr = mac(0x06);
     /// The other pod.
     pub const OTHER_POD: MacAddr = mac(0x66);
+
+    /// The Ethernet address of a device.
+    pub fn mac_of(&self, ifindex: u32) -> MacAddr {
+        match ifindex {
+            _ if ifindex == self.external => Self::OWN,
+            _ if ifindex == self.pod => Self::POD_OWN,
+            _ if ifindex == self.other_pod => Self::OTHER_POD_OWN,
+            _ => MacAddr::default(),
+        }
+    }
 }
 
 const fn mac(last: u8) -> MacAddr {
@@ -109,6 +119,9 @@ fn lay() -> Result<Ground> {
         for far in ["remote-pod", "client"] {
             netlink.add_route(Cidr::host(named(far)), Some(named("router")), "ext")?;
         }
+        // Everybody else outside, so that only the node's own addresses are local.
+        let everybody = if prefix == 24 { "0.0.0.0" } else { "::" }.parse()?;
+        netlink.add_route(Cidr(everybody, 0), Some(named("router")), "ext")?;
         for (pod, device, mac) in
             [("pod", "pod", Ground::POD), ("other-pod", "pod2", Ground::OTHER_POD)]
         {

@@ -148,16 +148,16 @@ impl Kernel {
         for device in scene.xdp_devices() {
             self.xdp_devices.set(XdpDevice::slot(device.ifindex), device, 0)?;
         }
-        self.set_generation(scene.v4.env.generation)
+        self.set_runtime(scene.runtime())
     }
 
-    /// Makes cached next hops of other generations stale.
+    /// Replaces what the agent changes while the programs run; another generation makes cached next hops
+    /// stale.
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn set_generation(&mut self, generation: u16) -> Result<()> {
-        let flags = Runtime::SHORTCUT;
-        Ok(self.runtime.set(0, Runtime { generation, flags, ..Runtime::default() }, 0)?)
+    pub fn set_runtime(&mut self, runtime: Runtime) -> Result<()> {
+        Ok(self.runtime.set(0, runtime, 0)?)
     }
 
     /// Lets every CPU refuse as if it never had.

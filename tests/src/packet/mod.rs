@@ -5,6 +5,7 @@
 //! hold, in memory; [`Kernel`] holds the loaded programs over the same. Nothing is attached to any
 //! device, and no packet leaves.
 
+mod follow;
 mod generate;
 mod ground;
 mod kernel;

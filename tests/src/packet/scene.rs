@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::{
     Addr4, Addr6, Address, BackendSets, BackendState, BackendValue, DeviceRole, DeviceValue,
-    FrontendKey, FrontendKind, FrontendValue, MacAddr, NextHop, Settings, XdpDevice, proto,
+    FrontendKey, FrontendKind, FrontendValue, Location, MacAddr, NextHop, Runtime, Settings,
+    XdpDevice, proto,
 };
 use lb_ebpf::{
     Route,
@@ -59,6 +60,19 @@ impl Scene {
         [XdpDevice { ifindex: self.external, mac: Ground::OWN, flags, pad: 0 }]
     }
 
+    /// What the agent would have written into the maps that it changes while the programs run.
+    pub fn runtime(&self) -> Runtime {
+        let env = &self.v4.env;
+        let mut flags = 0;
+        if !env.stack_only {
+            flags |= Runtime::SHORTCUT;
+        }
+        if env.source_rules {
+            flags |= Runtime::SOURCE_RULES;
+        }
+        Runtime { generation: env.generation, flags, ..Runtime::default() }
+    }
+
     /// The devices, both families' addresses together.
     pub fn devices(&self) -> impl Iterator<Item = (u32, DeviceValue)> {
         self.v4.env.devices.iter().map(|(ifindex, device)| (*ifindex, *device))
@@ -94,7 +108,12 @@ impl<A: Answer> World<A> {
     fn new(ground: &Ground, first_id: u32) -> Self {
         let mut tables = MemoryTables::new(MAX_FLOWS as usize);
         tables.slots.resize(first_id as usize, 0);
-        let mut env = MemoryEnv { generation: 1, settings: SETTINGS, ..MemoryEnv::default() };
+        let mut env = MemoryEnv {
+            generation: 1,
+            settings: SETTINGS,
+            transmitters: vec![ground.external],
+            ..MemoryEnv::default()
+        };
         let device = |name4: &str, name6: &str, role: DeviceRole| DeviceValue {
             snat4: addr(name4),
             snat6: addr(name6),
@@ -173,6 +192,7 @@ impl<A: Answer> World<A> {
                         proto,
                         state: BackendState::Serving as u8,
                         service,
+                        location: location(backend) as u8,
                         sets: value.sets | bit,
                         ..BackendValue::default()
                     };
@@ -229,6 +249,15 @@ impl Offered {
 
     const fn ranges(self, ranges: u32) -> Self {
         Self { ranges, ..self }
+    }
+}
+
+/// What the slices say of where a backend is: of some they do not.
+fn location(name: &str) -> Location {
+    match name {
+        "pod" => Location::Here,
+        "remote-pod" => Location::Elsewhere,
+        _ => Location::Unknown,
     }
 }
 

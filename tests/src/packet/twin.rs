@@ -5,30 +5,26 @@
 //! kernel's flow entry what was drawn. Everything else is compared as it is.
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     fmt::{self, Debug},
 };
 
 use anyhow::{Result, ensure};
-use lb_common::{
-    AffinityKey, AffinityValue, BackendState, BackendValue, DeviceValue, FlowKey, FlowValue,
-    FragmentKey, FragmentValue, FrontendKey, FrontendKind, FrontendValue, Hook, NextHop, Reason,
-    Settings, SockKey, SockValue,
-};
+use lb_common::{BackendState, FlowValue, Hook, MacAddr, Reason};
 use lb_ebpf::{
-    Decision, Env, InsertError, Place, Route, Tables, Verdict, Work,
+    Decision, Place, Verdict, Work,
     header::{ETH_P_IP, ETH_P_IPV6},
-    host::{MemoryFlow, MemoryFrame},
+    host::MemoryFrame,
     limit, process,
     refuse::Answer,
 };
 
 use super::{
+    follow::Follower,
     generate::Case,
     ground::Ground,
     kernel::{Kernel, Side},
-    scene::{SETTINGS, Scene, World},
+    scene::{Scene, World},
 };
 
 /// Kernel and host, side by side.
@@ -37,6 +33,7 @@ pub struct Twin {
     pub kernel: Kernel,
     /// What the host has.
     pub scene: Scene,
+    ground: Ground,
     counted: BTreeMap<(Hook, Reason), u64>,
     packets: u32,
     out: Vec<u8>,
@@ -76,7 +73,8 @@ impl Twin {
         let scene = Scene::new(ground);
         let mut kernel = Kernel::load()?;
         kernel.fill(&scene)?;
-        Ok(Self { kernel, scene, counted: BTreeMap::new(), packets: 0, out: Vec::new() })
+        let (ground, counted) = (*ground, BTreeMap::new());
+        Ok(Self { kernel, scene, ground, counted, packets: 0, out: Vec::new() })
     }
 
     /// Runs a packet through both; returns what the host decided and its bytes afterwards.
@@ -90,10 +88,13 @@ impl Twin {
             self.kernel.allow_refusals()?;
         }
         let code = self.kernel.run(*hook, *ifindex, frame, &mut self.out)?;
-        let place = Place::new(*hook, *ifindex);
+        let mut place = Place::new(*hook, *ifindex);
+        let addressed = Addressed::of(frame, self.ground.mac_of(*ifindex));
+        place.bridged = *hook == Hook::ExternalOut && addressed == Addressed::Another;
         let mut host = MemoryFrame { bytes: frame.clone(), segment_size: 0 };
         let ethertype = frame.get(12..14).map(|b| u16::from_be_bytes([b[0], b[1]]));
         let decision = match ethertype {
+            _ if addressed.passes(*hook, ethertype) => Decision::pass(Reason::OtherHost),
             Some(ETH_P_IP) => follow(&self.scene.v4, &self.kernel.v4, &mut host, place),
             Some(ETH_P_IPV6) => follow(&self.scene.v6, &self.kernel.v6, &mut host, place),
             Some(_) => Decision::pass(Reason::NotIp),
@@ -162,14 +163,61 @@ impl Twin {
     /// # Errors
     /// When the kernel's map refuses.
     pub fn next_generation(&mut self) -> Result<()> {
-        self.scene.v4.env.generation += 1;
-        self.scene.v6.env.generation += 1;
-        self.kernel.set_generation(self.scene.v4.env.generation)
+        self.change(|_, _| {})
+    }
+
+    /// Begins a generation in which packets may be redirected past the stack, or not, and rules look at
+    /// source addresses, or not.
+    ///
+    /// # Errors
+    /// When the kernel's map refuses.
+    pub fn set_ways(&mut self, redirects: bool, source_rules: bool) -> Result<()> {
+        self.change(|stack_only, rules| (*stack_only, *rules) = (!redirects, source_rules))
+    }
+
+    fn change(&mut self, change: impl Fn(&mut bool, &mut bool)) -> Result<()> {
+        let (v4, v6) = (&mut self.scene.v4.env, &mut self.scene.v6.env);
+        (v4.generation, v6.generation) = (v4.generation + 1, v6.generation + 1);
+        change(&mut v4.stack_only, &mut v4.source_rules);
+        change(&mut v6.stack_only, &mut v6.source_rules);
+        self.kernel.set_runtime(self.scene.runtime())
     }
 
     /// How often each fate was met.
     pub fn reasons(&self) -> impl Iterator<Item = (Hook, Reason, u64)> {
         self.counted.iter().map(|((hook, reason), count)| (*hook, *reason, *count))
+    }
+}
+
+/// To whom a frame is addressed, as the kernel tells (`pkt_type`): a test run derives it from the frame and
+/// its device.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Addressed {
+    /// To the device.
+    Here,
+    /// To a group.
+    Many,
+    /// To another machine.
+    Another,
+}
+
+impl Addressed {
+    fn of(frame: &[u8], device: MacAddr) -> Self {
+        match frame.get(..6) {
+            Some(to) if *to == device.octets => Self::Here,
+            Some(to) if to[0] & 1 != 0 => Self::Many,
+            Some(_) | None => Self::Another,
+        }
+    }
+
+    /// Whether the shell of a hook passes the frame without a look into it.
+    fn passes(self, hook: Hook, ethertype: Option<u16>) -> bool {
+        match hook {
+            Hook::ExternalIn => self != Self::Here,
+            Hook::PodIn => self == Self::Many,
+            Hook::Xdp => self != Self::Here && matches!(ethertype, Some(ETH_P_IP | ETH_P_IPV6)),
+            Hook::PodOut | Hook::ExternalOut | Hook::LoopbackOut | Hook::Socket => false,
+        }
     }
 }
 
@@ -225,169 +273,8 @@ fn follow<A: Answer>(
     frame: &mut MemoryFrame,
     place: Place,
 ) -> Decision {
-    let follower = Follower {
-        world,
-        place,
-        side,
-        first: Cell::new(None),
-        frontend: Cell::default(),
-        routed: Cell::new(false),
-    };
+    let follower = Follower::new(world, side, place);
     process(frame, &follower, &follower, place, &mut Work::default())
-}
-
-/// The host's world, except that random numbers are those that the kernel must have drawn.
-struct Follower<'a, A: Answer> {
-    world: &'a World<A>,
-    place: Place,
-    side: &'a Side<A>,
-    /// The packet's own tuple: what is looked up first.
-    first: Cell<Option<FlowKey<A>>>,
-    frontend: Cell<FrontendValue>,
-    /// Whether the way to the backend was asked for: what is drawn after that is a port.
-    routed: Cell<bool>,
-}
-
-impl<A: Answer> Follower<'_, A> {
-    fn drawn(&self) -> Option<FlowValue<A>> {
-        self.side.flow(&self.first.get()?)
-    }
-
-    /// A number that makes the choice fall on the kernel's backend.
-    fn choice(&self) -> Option<u32> {
-        let id = self.drawn()?.backend;
-        let FrontendValue { base, len, local_len, kind, local, .. } = self.frontend.get();
-        let outside = matches!(self.place.hook, Hook::ExternalIn | Hook::Xdp);
-        let from_local = local == 1 && (outside || kind == FrontendKind::ClusterIp as u8);
-        let (base, len) = if from_local { (base + len, local_len) } else { (base, len) };
-        let slots = self.world.tables.slots.get(base as usize..(base + len) as usize)?;
-        let offset = slots.iter().position(|slot| *slot == id)?;
-        scaled(u32::try_from(offset).ok()?, len)
-    }
-
-    /// A number that makes the first drawn port the kernel's: the generator of `claim`, inverted.
-    fn port(&self) -> Option<u32> {
-        let offset = self.drawn()?.sport.checked_sub(SETTINGS.snat_first)?;
-        let drawn = scaled(u32::from(offset), u32::from(SETTINGS.snat_count))?;
-        Some(drawn.wrapping_sub(1_013_904_223).wrapping_mul(inverse(1_664_525)))
-    }
-}
-
-/// The least number that, scaled to `count`, gives `offset`.
-fn scaled(offset: u32, count: u32) -> Option<u32> {
-    u32::try_from((u64::from(offset) << 32).div_ceil(u64::from(count))).ok()
-}
-
-/// The inverse of an odd number modulo 2^32, by Newton's iteration.
-const fn inverse(odd: u32) -> u32 {
-    let mut x = odd;
-    let mut round = 0;
-    while round < 5 {
-        x = x.wrapping_mul(2u32.wrapping_sub(odd.wrapping_mul(x)));
-        round += 1;
-    }
-    x
-}
-
-impl<A: Answer> Tables<A> for Follower<'_, A> {
-    type Flow = MemoryFlow<A>;
-
-    fn flow(&self, key: &FlowKey<A>) -> Option<MemoryFlow<A>> {
-        if self.first.get().is_none() {
-            self.first.set(Some(*key));
-        }
-        self.world.tables.flow(key)
-    }
-    fn insert_flow(&self, key: &FlowKey<A>, value: &FlowValue<A>) -> Result<(), InsertError> {
-        self.world.tables.insert_flow(key, value)
-    }
-    fn remove_flow(&self, key: &FlowKey<A>) {
-        self.world.tables.remove_flow(key);
-    }
-    fn vip_filter(&self, word: u32) -> u64 {
-        self.world.tables.vip_filter(word)
-    }
-    fn frontend(&self, key: &FrontendKey<A>) -> Option<FrontendValue> {
-        let found = self.world.tables.frontend(key);
-        self.frontend.set(found.unwrap_or_default());
-        found
-    }
-    fn slot(&self, index: u32) -> Option<u32> {
-        self.world.tables.slot(index)
-    }
-    fn backend(&self, id: u32) -> Option<BackendValue<A>> {
-        self.world.tables.backend(id)
-    }
-    fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
-        self.world.tables.count_backend(id, flows, packets, bytes);
-    }
-    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentValue<A>> {
-        self.world.tables.fragment(key)
-    }
-    fn put_fragment(&self, key: &FragmentKey<A>, value: &FragmentValue<A>) {
-        self.world.tables.put_fragment(key, value);
-    }
-    fn remove_fragment(&self, key: &FragmentKey<A>) {
-        self.world.tables.remove_fragment(key);
-    }
-    fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
-        self.world.tables.affinity(key)
-    }
-    fn put_affinity(&self, key: &AffinityKey<A>, value: &AffinityValue) {
-        self.world.tables.put_affinity(key, value);
-    }
-    fn in_range(&self, set: u32, client: &A) -> bool {
-        self.world.tables.in_range(set, client)
-    }
-    fn sock(&self, key: &SockKey<A>) -> Option<SockValue<A>> {
-        self.world.tables.sock(key)
-    }
-    fn put_sock(&self, key: &SockKey<A>, value: &SockValue<A>) {
-        self.world.tables.put_sock(key, value);
-    }
-}
-
-impl<A: Answer> Env<A> for Follower<'_, A> {
-    fn now(&self) -> u32 {
-        self.world.env.now()
-    }
-    fn random(&self) -> u32 {
-        if self.routed.get() { self.port() } else { self.choice() }.unwrap_or(0)
-    }
-    fn settings(&self) -> Settings {
-        SETTINGS
-    }
-    fn generation(&self) -> u16 {
-        self.world.env.generation
-    }
-    fn may_redirect(&self) -> bool {
-        self.world.env.may_redirect()
-    }
-    fn routes_by_source(&self) -> bool {
-        self.world.env.routes_by_source()
-    }
-    fn transmits(&self, ifindex: u32) -> bool {
-        self.world.env.transmits(ifindex)
-    }
-    fn route(&self, ifindex: u32, tuple: &FlowKey<A>) -> Route {
-        self.routed.set(true);
-        match self.world.env.route(ifindex, tuple) {
-            Route::Via(hop) => Route::Via(NextHop { generation: self.generation(), ..hop }),
-            route @ (Route::Local | Route::Unresolved(_) | Route::Unknown) => route,
-        }
-    }
-    fn device(&self, ifindex: u32) -> DeviceValue {
-        self.world.env.device(ifindex)
-    }
-    fn is_awaited(&self, tuple: &FlowKey<A>) -> bool {
-        self.world.env.is_awaited(tuple)
-    }
-    /// The kernel's room is made full again before it can run out.
-    fn may_refuse(&self) -> bool {
-        true
-    }
-    // Nothing is kept of a million packets.
-    fn observe(&self, _: Hook, _: &FlowKey<A>, _: Reason, _: Option<&FlowValue<A>>) {}
 }
 
 fn hex(bytes: &[u8]) -> String {
