@@ -32,18 +32,24 @@ enum Becomes {
     Untouched(Reason),
     /// These addresses, on its way.
     Stack(Reason, (&'static str, u16), (&'static str, u16)),
-    /// From this address and a port of ours to that, out of a device to a neighbour.
+    /// From this address and a port of ours to that, on its way.
+    Source(Reason, &'static str, (&'static str, u16)),
+    /// The same out of a device to a neighbour, as a router sends it.
     Masqueraded(Reason, &'static str, (&'static str, u16), [MacAddr; 2]),
+    /// The same as its sender sends it.
+    Redirected(Reason, &'static str, (&'static str, u16), [MacAddr; 2]),
     /// A reset or an ICMP error back.
     Refused(Reason),
     /// Discarded.
     Dropped(Reason),
 }
 
-use Becomes::{Dropped, Masqueraded, Refused, Stack, Untouched};
+use Becomes::{Dropped, Masqueraded, Redirected, Refused, Source, Stack, Untouched};
 
 const FROM_OUTSIDE: [MacAddr; 2] = [Ground::ROUTER, Ground::OWN];
 const TO_OUTSIDE: [MacAddr; 2] = [Ground::OWN, Ground::ROUTER];
+/// What the node itself sends: a test run takes a frame to another address for one that a bridge passes on.
+const LEAVING: [MacAddr; 2] = [Ground::OWN; 2];
 const FROM_POD: [MacAddr; 2] = [Ground::POD, Ground::POD_OWN];
 const TO_POD: [MacAddr; 2] = [Ground::POD_OWN, Ground::POD];
 const TO_OTHER_POD: [MacAddr; 2] = [Ground::OTHER_POD_OWN, Ground::OTHER_POD];
@@ -79,7 +85,71 @@ fn steps() -> Vec<Step> {
             FROM_POD,
             pod,
             ("other-vip", 82),
-            Masqueraded(Reason::NewFlow, "node-at-pods", ("pod", 8080), TO_POD),
+            Stack(Reason::NewFlow, pod, ("pod", 8080)),
+        ),
+        step(
+            "which hears it from the node",
+            Hook::PodOut,
+            TO_POD,
+            pod,
+            ("pod", 8080),
+            Source(Reason::Forward, "node-at-pods", ("pod", 8080)),
+        ),
+        step(
+            "outside to a remote pod",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            client,
+            ("node", 30006),
+            Masqueraded(Reason::NewFlow, "node", ("remote-pod", 8080), TO_OUTSIDE),
+        ),
+        step(
+            "which XDP carries on",
+            Hook::Xdp,
+            FROM_OUTSIDE,
+            client,
+            ("node", 30006),
+            Masqueraded(Reason::Forward, "node", ("remote-pod", 8080), TO_OUTSIDE),
+        ),
+        step(
+            "a flooded frame",
+            Hook::ExternalIn,
+            [Ground::ROUTER, Ground::POD],
+            client,
+            ("node", 30006),
+            Untouched(Reason::OtherHost),
+        ),
+        step(
+            "a flooded frame at XDP",
+            Hook::Xdp,
+            [Ground::ROUTER, Ground::POD],
+            client,
+            ("node", 30006),
+            Untouched(Reason::OtherHost),
+        ),
+        step(
+            "a broadcast frame of a pod",
+            Hook::PodIn,
+            [Ground::POD, MacAddr { octets: [0xff; 6] }],
+            pod,
+            ("other-vip", 80),
+            Untouched(Reason::OtherHost),
+        ),
+        step(
+            "what a bridge passes on",
+            Hook::ExternalOut,
+            TO_OUTSIDE,
+            ("node", 4300),
+            ("other-vip", 80),
+            Untouched(Reason::NotService),
+        ),
+        step(
+            "somebody outside with the node's address",
+            Hook::ExternalIn,
+            FROM_OUTSIDE,
+            node,
+            ("node", 30006),
+            Dropped(Reason::BadSource),
         ),
         step(
             "pod to a host-network backend",
@@ -114,20 +184,20 @@ fn steps() -> Vec<Step> {
             Untouched(Reason::LeftToTc),
         ),
         step(
-            "which tc finds",
+            "which tc does",
             Hook::ExternalIn,
             FROM_OUTSIDE,
             client,
             ("other-vip", 80),
-            Stack(Reason::Forward, client, ("other-pod", 8080)),
+            Stack(Reason::NewFlow, client, ("other-pod", 8080)),
         ),
         step(
             "host to a local pod",
             Hook::ExternalOut,
-            TO_OUTSIDE,
+            LEAVING,
             node,
             ("other-vip", 80),
-            Masqueraded(Reason::NewFlow, "node-at-pods", ("other-pod", 8080), TO_OTHER_POD),
+            Redirected(Reason::NewFlow, "node-at-pods", ("other-pod", 8080), TO_OTHER_POD),
         ),
         step(
             "VIP without backends",
@@ -148,7 +218,7 @@ fn steps() -> Vec<Step> {
         step(
             "unknown port of a VIP",
             Hook::ExternalOut,
-            TO_OUTSIDE,
+            LEAVING,
             node,
             ("vip", 99),
             Refused(Reason::UnknownPort),
@@ -196,10 +266,10 @@ fn steps() -> Vec<Step> {
         step(
             "the node inside them",
             Hook::ExternalOut,
-            TO_OUTSIDE,
+            LEAVING,
             other_node,
             ("public", 82),
-            Masqueraded(Reason::NewFlow, "node-at-pods", ("other-pod", 8080), TO_OTHER_POD),
+            Redirected(Reason::NewFlow, "node-at-pods", ("other-pod", 8080), TO_OTHER_POD),
         ),
         step(
             "outside to the local set",
@@ -218,8 +288,16 @@ fn steps() -> Vec<Step> {
             Stack(Reason::NewFlow, other_pod, ("remote-pod", 8080)),
         ),
         step(
-            "no local backend at XDP",
+            "XDP drops nothing",
             Hook::Xdp,
+            FROM_OUTSIDE,
+            other_client,
+            ("public", 81),
+            Untouched(Reason::LeftToTc),
+        ),
+        step(
+            "no local backend",
+            Hook::ExternalIn,
             FROM_OUTSIDE,
             other_client,
             ("public", 81),
@@ -228,7 +306,7 @@ fn steps() -> Vec<Step> {
         step(
             "no local backend for a process of the node",
             Hook::ExternalOut,
-            TO_OUTSIDE,
+            LEAVING,
             other_node,
             ("vip", 87),
             Dropped(Reason::NoLocalBackend),
@@ -281,7 +359,8 @@ fn check<A: Answer>(
         sport: from.1,
         dport: to.1,
         proto,
-        ..FlowKey::default()
+        hook: if *hook == Hook::Xdp { Hook::ExternalIn } else { *hook } as u8,
+        pad: [0; 2],
     };
     let tuple = key(from, to);
     let craft = Craft { eth: [to_mac.octets, from_mac.octets], ..Craft::of(&tuple) };
@@ -301,16 +380,19 @@ fn check<A: Answer>(
             assert_eq!(bytes, craft.translated(&key(src, dst)).frame(), "{what}");
             (reason, Verdict::Stack)
         }
-        Masqueraded(reason, src, dst, [our_mac, neighbour]) => {
+        Source(reason, src, dst)
+        | Masqueraded(reason, src, dst, _)
+        | Redirected(reason, src, dst, _) => {
             let flow = flow(twin, &tuple).expect("a flow entry in the kernel");
             assert!((16384..32768).contains(&flow.sport), "{what}");
-            let wanted = Craft {
-                eth: [neighbour.octets, our_mac.octets],
-                hop_limit: craft.hop_limit - 1,
-                ..craft.translated(&key(&(*src, flow.sport), dst))
-            };
+            let mut wanted = craft.translated(&key(&(*src, flow.sport), dst));
+            if let Masqueraded(.., [own, neighbour]) | Redirected(.., [own, neighbour]) = becomes {
+                wanted.eth = [neighbour.octets, own.octets];
+            }
+            wanted.hop_limit -= u8::from(matches!(becomes, Masqueraded(..)));
             assert_eq!(bytes, wanted.frame(), "{what}");
-            (reason, Verdict::Redirect)
+            let on = matches!(becomes, Source(..));
+            (reason, if on { Verdict::Stack } else { Verdict::Redirect })
         }
         Refused(reason) => {
             assert_eq!(bytes, refusal(&craft), "{what}");

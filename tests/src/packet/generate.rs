@@ -53,7 +53,7 @@ const CLIENTS: [(&str, Hook); 9] = [
 ];
 
 /// To whom; frontends more often than not.
-const TARGETS: [(&str, u16); 27] = [
+const TARGETS: [(&str, u16); 28] = [
     ("vip", 80),
     ("vip", 80),
     ("vip", 81),
@@ -75,6 +75,7 @@ const TARGETS: [(&str, u16); 27] = [
     ("vip", 88),
     ("node", 30005),
     ("node", 30004),
+    ("node", 30006),
     ("public", 80),
     ("public", 81),
     ("public", 82),

@@ -284,6 +284,7 @@ const SERVICES: &[Offered] = {
         Offered::new(NodePort, "node", 30003, &["node"]),
         Offered::new(NodePort, "node", 30004, &["remote-pod"]).local(&["other-pod"]),
         Offered::new(NodePort, "node", 30005, ALL).local(&["pod", "other-pod"]).sticky(10_800),
+        Offered::new(NodePort, "node", 30006, &["remote-pod"]),
         Offered::new(NodePort, "loopback", 30000, &["remote-pod", "pod"]),
         Offered::new(ExternalIp, "public", 80, ALL),
         Offered::new(ExternalIp, "public", 81, &["remote-pod"]).local(&[]),
