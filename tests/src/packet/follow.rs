@@ -187,11 +187,12 @@ impl<A: Answer> Env<A> for Follower<'_, A> {
             route @ (Route::Local | Route::Unresolved(_)) => route,
             // No address of the scene: on the link outside, or behind the router.
             Route::Unknown => {
-                let router = self.world.env.route(ifindex, &to(addr("router")));
-                if is_beside(&tuple.dst, &addr("router")) {
-                    Route::Unresolved(router.ifindex())
-                } else {
-                    self.route(ifindex, &to(addr("router")))
+                let router = self.route(ifindex, &to(addr("router")));
+                match host_part(&tuple.dst, &addr("router")) {
+                    // The link's broadcast address, or that of its routers.
+                    Some([255] | [0, 0, 0, 0, 0, 0, 0, 0]) => Route::Local,
+                    Some(_) => Route::Unresolved(router.ifindex()),
+                    None => router,
                 }
             }
         }
@@ -214,9 +215,9 @@ fn to<A: Answer>(dst: A) -> FlowKey<A> {
     FlowKey { dst, ..FlowKey::default() }
 }
 
-/// Whether two addresses have one prefix on a link: 24 bits of IPv4, 64 of IPv6.
-fn is_beside<A: Answer>(one: &A, other: &A) -> bool {
-    let (one, other) = (bytemuck::bytes_of(one), bytemuck::bytes_of(other));
-    let length = if one.len() == 4 { 3 } else { 8 };
-    one[..length] == other[..length]
+/// The rest of an address that has the same prefix as another on its link: 24 bits of IPv4, 64 of IPv6.
+fn host_part<'a, A: Answer>(addr: &'a A, other: &A) -> Option<&'a [u8]> {
+    let (addr, other) = (bytemuck::bytes_of(addr), bytemuck::bytes_of(other));
+    let length = if addr.len() == 4 { 3 } else { 8 };
+    (addr[..length] == other[..length]).then_some(&addr[length..])
 }
