@@ -119,7 +119,9 @@ fn arp(twin: &mut Twin, ground: &Ground) -> Result<()> {
         // To everybody: tc does not even look where only what is for the node may be ours.
         let reason = match hook {
             Hook::ExternalIn | Hook::PodIn => Reason::OtherHost,
-            _ => Reason::NotIp,
+            Hook::PodOut | Hook::ExternalOut | Hook::LoopbackOut | Hook::Xdp | Hook::Socket => {
+                Reason::NotIp
+            }
         };
         assert_eq!((decision.verdict, decision.reason), (Verdict::Pass, reason), "{hook:?}");
         assert_eq!(bytes, frame);
