@@ -53,7 +53,7 @@ const CLIENTS: [(&str, Hook); 9] = [
 ];
 
 /// To whom; frontends more often than not.
-const TARGETS: [(&str, u16); 28] = [
+const TARGETS: [(&str, u16); 31] = [
     ("vip", 80),
     ("vip", 80),
     ("vip", 81),
@@ -75,6 +75,9 @@ const TARGETS: [(&str, u16); 28] = [
     ("vip", 88),
     ("node", 30005),
     ("node", 30004),
+    ("node", 30006),
+    ("node", 30006),
+    ("node", 30006),
     ("node", 30006),
     ("public", 80),
     ("public", 81),
@@ -151,7 +154,12 @@ impl Generator {
         }
         let (tuple, hook) = match self.reply(world, history) {
             Some(reply) => reply,
-            None if !history.is_empty() && self.chance(40) => self.pick(history),
+            None if !history.is_empty() && self.chance(40) => {
+                let (tuple, hook) = self.pick(history);
+                // What one of the two has begun the other may carry on.
+                let outside = named(hook) == Hook::ExternalIn;
+                (tuple, if outside { self.pick(&[Hook::ExternalIn, Hook::Xdp]) } else { hook })
+            }
             None => {
                 let (client, hook) = self.pick(&CLIENTS);
                 let (target, dport) = self.pick(&TARGETS);
