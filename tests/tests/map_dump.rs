@@ -28,7 +28,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 21] = [
     (names::LB6_AFFINITY, &["service", "client"], &["backend", "last_used"]),
     (names::LB4_RANGES, &["prefix_len", "data"], &[]),
     (names::LB6_RANGES, &["prefix_len", "data"], &[]),
-    (names::LB_DEVICES, &[], &["snat4", "snat6", "role", "pad"]),
+    (names::LB_DEVICES, &[], &["snat4", "snat6", "role", "ethernet", "pad"]),
     (names::LB_XDP_DEVICES, &[], &["ifindex", "mac", "flags", "pad"]),
     (names::LB_SERVICES, &[], &["namespace", "name", "port_name", "proto", "family", "pad"]),
     (names::LB_REASONS, &[], &[]),
@@ -39,7 +39,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 21] = [
 const FRONTEND: &[&str] =
     &["service", "base", "len", "local_len", "ranges", "affinity", "kind", "local", "pad"];
 const BACKEND: &[&str] = &["addr", "port", "proto", "state", "service", "sets", "location", "pad"];
-const FLOW_KEY: &[&str] = &["src", "dst", "sport", "dport", "proto", "pad"];
+const FLOW_KEY: &[&str] = &["src", "dst", "sport", "dport", "proto", "hook", "pad"];
 const FLOW: &[&str] = &[
     "src",
     "dst",
@@ -51,10 +51,13 @@ const FLOW: &[&str] = &[
     "port_delta",
     "last_seen",
     "seen",
-    "hooks",
     "action",
     "reverse",
+    "other_hook",
     "packets",
+    "road_port",
+    "second",
+    "pad",
     "bytes",
 ];
 const SOCK_KEY: &[&str] = &["cookie_low", "cookie_high", "addr", "port", "proto", "direction"];
