@@ -36,6 +36,11 @@ enum What {
     /// docs/performance.md tells how to read the table.
     #[command(verbatim_doc_comment)]
     Packet(Packet),
+    /// Bulk TCP through a tunnel to a pod on another node: by a node port, against the pod's own address
+    ///
+    /// Transfers of both alternate. The exit code is 1 if in either family or direction the median of the pairs'
+    /// ratios is below the bound.
+    Stream(Stream),
     /// Time and memory from Services and EndpointSlices to programmed maps
     Sync,
     /// Network programming latency on a real cluster, and what it costs the agent
@@ -69,9 +74,23 @@ struct Packet {
     /// Only cases whose name contains this, such as "xdp v4" or "new flow"; may be given several times
     #[arg(long = "case", value_name = "TEXT")]
     cases: Vec<String>,
+    /// The same, without a flag
+    #[arg(value_name = "TEXT")]
+    words: Vec<String>,
     /// Name the cases and measure nothing
     #[arg(long)]
     list: bool,
+}
+
+/// Options of `cargo xtask bench stream`.
+#[derive(Args)]
+struct Stream {
+    /// Pairs of transfers for each family and direction [default: 15, with --quick 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pairs: Option<u32>,
+    /// The share of the direct speed that a node port must reach [default: 0.97]
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    bound: Option<f64>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -88,6 +107,7 @@ impl Bench {
         prerequisites::programs()?;
         let mut bench = match self.what {
             What::Packet(packet) => packet.prepare()?,
+            What::Stream(stream) => stream.prepare()?,
             What::Sync => {
                 let _ = build::objects()?;
                 compiled("sync")?
@@ -121,7 +141,8 @@ impl Bench {
 impl Packet {
     /// Builds what is to be measured. The command measures.
     fn prepare(self) -> Result<Command> {
-        let Self { against, pairs, bound, cases, list } = self;
+        let Self { against, pairs, bound, mut cases, words, list } = self;
+        cases.extend(words);
         let revision = against.as_deref().map(Revision::resolve).transpose()?;
         build::bench_objects()?;
         let programs = build::programs()?;
@@ -154,6 +175,30 @@ impl Packet {
         }
         Ok(bench)
     }
+}
+
+impl Stream {
+    /// Builds what is to be measured. The command measures.
+    fn prepare(self) -> Result<Command> {
+        let Self { pairs, bound } = self;
+        let _ = build::objects()?;
+        let programs = build::programs()?;
+        let mut bench = Command::new(programs.join("lb-bench"));
+        let _ = bench.env("LB_BIN", programs.join("lb")).arg("stream");
+        if let Some(pairs) = pairs {
+            let _ = bench.args(["--pairs", &pairs.to_string()]);
+        }
+        if let Some(bound) = bound {
+            let _ = bench.args(["--bound", &bound.to_string()]);
+        }
+        Ok(bench)
+    }
+}
+
+/// A share of something, such as 0.97.
+fn share(text: &str) -> Result<f64> {
+    let share = text.parse().ok().filter(|share: &f64| share.is_finite() && *share > 0.0);
+    share.context("a share is a number above 0, such as 0.97")
 }
 
 /// A share that something may cost more, in percent.
@@ -189,17 +234,18 @@ mod tests {
         let words = ["bench"].into_iter().chain(line.split_whitespace());
         match Cli::try_parse_from(words)?.bench.what {
             What::Packet(packet) => Ok(packet),
-            What::Sync | What::Cluster { .. } => bail!("another benchmark"),
+            What::Stream(_) | What::Sync | What::Cluster { .. } => bail!("another benchmark"),
         }
     }
 
     #[test]
     fn flags_of_two_builds_are_read() {
-        let line = "packet --against HEAD~1 --pairs 5 --bound -2.5% --case v4 --case new --quick";
-        let Packet { against, pairs, bound, cases, list } = packet(line).unwrap();
+        let line =
+            "packet --against HEAD~1 --pairs 5 --bound -2.5% --case v4 --case new old --quick";
+        let Packet { against, pairs, bound, cases, words, list } = packet(line).unwrap();
         assert_eq!(against.as_deref(), Some("HEAD~1"));
         assert_eq!((pairs, bound), (Some(5), Some(-2.5)));
-        assert_eq!(cases, ["v4", "new"]);
+        assert_eq!((cases, words), (vec!["v4".into(), "new".into()], vec!["old".into()]));
         assert!(!list);
         let Packet { against, pairs, bound, .. } = packet("packet").unwrap();
         assert!(against.is_none() && pairs.is_none() && bound.is_none());

@@ -1,17 +1,22 @@
-//! `lb-bench packet`: what `cargo xtask bench packet` runs. `lb-bench sample CASE` is the process of one
-//! sample, also when a build of another revision asks for it.
+//! `lb-bench packet` and `lb-bench stream`: what `cargo xtask bench` runs. `lb-bench sample CASE` is the process
+//! of one sample, also when a build of another revision asks for it.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, ValueEnum};
-use lb_tests::bench::packet::{self, Against, Options, Selection};
+use lb_tests::bench::{
+    packet::{self, Against, Options, Selection},
+    stream,
+};
 
 /// Nanoseconds per packet of the programs.
 #[derive(Parser)]
 enum Cli {
     /// Compare the programs with the least that a balancer must do, or with another build's
     Packet(Packet),
+    /// Compare bulk transfers by a node port with direct ones
+    Stream(Stream),
     /// Measure one case in this process: JSON of a case and an effort, answered by JSON
     Sample { case: String },
 }
@@ -32,6 +37,22 @@ struct Packet {
     list: bool,
     #[command(flatten)]
     against: Other,
+}
+
+#[derive(Args)]
+struct Stream {
+    /// Few short transfers: shows that everything works, and no reliable numbers
+    #[arg(long)]
+    quick: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Pairs of transfers for each family and direction [default: 15, with --quick 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pairs: Option<u32>,
+    /// The share of the direct speed that a node port must reach
+    #[arg(long, default_value_t = 0.97)]
+    bound: f64,
 }
 
 /// The other build.
@@ -60,12 +81,13 @@ enum Output {
 fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Packet(flags) => compare(flags),
+        Cli::Stream(flags) => stream(&flags),
         Cli::Sample { case } => sample(&case).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("lb-bench: a case costs more than the bound allows");
+            eprintln!("lb-bench: a case is beyond its bound");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -93,6 +115,13 @@ fn compare(flags: Packet) -> Result<bool> {
     let Some(program) = program else { return packet::run(&options).map(|()| true) };
     let pairs = pairs.unwrap_or(if quick { 3 } else { 15 });
     packet::run_against(&options, &Against { program, revision, pairs, bound })
+}
+
+fn stream(flags: &Stream) -> Result<bool> {
+    let Stream { quick, output, pairs, bound } = *flags;
+    let pairs = pairs.unwrap_or(if quick { 3 } else { 15 });
+    let time = Duration::from_millis(if quick { 200 } else { 1000 });
+    stream::run(&stream::Options { json: output == Output::Json, pairs, time, bound })
 }
 
 fn sample(case: &str) -> Result<()> {

@@ -14,12 +14,11 @@ use super::{
     build::Build,
     case::{At, Case, Subject, Traffic},
     compare::Options,
-    pairs,
     sample::Effort,
     selection::Selection,
     verdict::{Difference, Verdict},
 };
-use crate::bench::machine::Machine;
+use crate::bench::{machine::Machine, pairs};
 
 /// The other build, and what is claimed.
 #[derive(Clone, Debug)]

@@ -6,12 +6,12 @@ use serde::Serialize;
 use super::{
     build::Build,
     case::{At, Case, Subject, Traffic, Way},
-    pairs,
     sample::{Effort, Sample},
     selection::Selection,
 };
 use crate::bench::{
     machine::Machine,
+    pairs,
     stats::{Spread, spread},
 };
 

@@ -14,7 +14,6 @@ mod frames;
 mod ground;
 mod live;
 mod object;
-mod pairs;
 mod report;
 mod rig;
 mod sample;
