@@ -17,12 +17,15 @@ pub(super) fn dig(lab: &Lab) -> Result<()> {
     };
     for (node, other) in [(one, two), (two, one)] {
         device(node, other)?;
+        for (to, via) in other.pod_networks().into_iter().zip(other.addresses.both()) {
+            node.netns.netlink().delete_route(to, Some(via), "eth0")?;
+        }
         for (to, via) in other.pod_networks().into_iter().zip(end(other).both()) {
-            ip(node, &format!("route replace {}/{} via {via} dev vx0 onlink", to.0, to.1))?;
+            ip(node, &format!("route add {}/{} via {via} dev vx0 onlink", to.0, to.1))?;
         }
     }
     for (client, via) in lab.client.addresses.both().into_iter().zip(end(one).both()) {
-        ip(two, &format!("route replace {client} via {via} dev vx0 onlink"))?;
+        ip(two, &format!("route add {client} via {via} dev vx0 onlink"))?;
     }
     for (to, via) in two.pod_networks().into_iter().zip(one.addresses.both()) {
         lab.client.netns.netlink().add_route(to, Some(via), "eth0")?;
