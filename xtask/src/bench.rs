@@ -85,7 +85,7 @@ struct Packet {
 /// Options of `cargo xtask bench stream`.
 #[derive(Args)]
 struct Stream {
-    /// Pairs of transfers for each family and direction [default: 15, with --quick 3]
+    /// Pairs of transfers for each family and direction [default: 31, with --quick 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pairs: Option<u32>,
     /// The share of the direct speed that a node port must reach [default: 0.97]
@@ -260,8 +260,12 @@ mod tests {
             "packet --against HEAD --bound nan",
             "packet --against HEAD --bound=-100",
             "packet --against HEAD --bound much",
+            "stream --pairs 0",
+            "stream --bound 0",
+            "stream --bound most",
         ] {
-            assert!(packet(line).is_err(), "{line}");
+            let words = ["bench"].into_iter().chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
         }
     }
 }

@@ -213,3 +213,41 @@ impl fmt::Display for Case {
         if self.services == 1 { Ok(()) } else { write!(f, ", {} services", self.services) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn programs(at: At, traffic: Traffic) -> Vec<&'static str> {
+        let case = Case { subject: Subject::Ours, at, ipv6: false, traffic, services: 1 };
+        case.legs().iter().map(|leg| leg.program).collect()
+    }
+
+    #[test]
+    fn the_road_leads_through_both_edges_and_the_shortcut_of_xdp_through_one_program() {
+        let [xdp, entering, leaving] = [names::LB_XDP_IN, names::LB_EXT_IN, names::LB_EXT_OUT];
+        for (shortcut, road) in [
+            (Traffic::Shortcut(1), Traffic::Road(1)),
+            (Traffic::Live(Way::Shortcut, 1), Traffic::Live(Way::Road, 1)),
+        ] {
+            assert_eq!(programs(At::Xdp, shortcut), [xdp]);
+            assert_eq!(programs(At::Xdp, road), [xdp, entering, leaving]);
+            assert_eq!(programs(At::External, shortcut), [entering, leaving]);
+            assert_eq!(programs(At::External, road), [entering, leaving]);
+        }
+        assert_eq!(programs(At::Xdp, Traffic::Established(1)), [xdp]);
+        assert!(programs(At::Xdp, Traffic::Live(Way::Rules, 1)).is_empty());
+    }
+
+    /// Builds of other revisions are asked by these lines.
+    #[test]
+    fn a_case_is_written_as_older_builds_read_it() {
+        let traffic = Traffic::Established(1);
+        let case =
+            Case { subject: Subject::Ours, at: At::External, ipv6: true, traffic, services: 1 };
+        assert_eq!(
+            serde_json::to_string(&case).unwrap(),
+            r#"{"subject":"Ours","at":"External","ipv6":true,"traffic":{"Established":1},"services":1}"#
+        );
+    }
+}

@@ -44,6 +44,8 @@ pub struct Comparison {
     pub case: String,
     /// Against what.
     pub reference: String,
+    /// Whether it is another way of the same packets, and the reference the shortcut.
+    pub way: bool,
     /// Nanoseconds per packet.
     pub ns: Spread,
     /// Nanoseconds per packet of the reference.
@@ -60,13 +62,17 @@ pub struct Comparison {
     pub machine_code: u32,
 }
 
+/// All that was found.
 #[derive(Debug, Serialize)]
-struct Report {
-    machine: Machine,
-    rounds: u32,
-    comparisons: Vec<Comparison>,
+pub(super) struct Report {
+    /// Where.
+    pub(super) machine: Machine,
+    /// Pairs of samples for each comparison.
+    pub(super) rounds: u32,
+    /// In the order of the table.
+    pub(super) comparisons: Vec<Comparison>,
     /// How far two measurements of the same thing were apart.
-    noise: Vec<String>,
+    pub(super) noise: Vec<String>,
 }
 
 struct Plan {
@@ -170,7 +176,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print(&report);
+        print!("{report}");
     }
     Ok(())
 }
@@ -187,6 +193,7 @@ fn compare(plan: &Plan, rounds: u32, effort: Effort) -> Result<Comparison> {
     Ok(Comparison {
         case: plan.case.to_string(),
         reference: plan.reference.to_string(),
+        way: matches!(plan.case.traffic, Traffic::Road(_) | Traffic::Live(..)),
         ns: spread(taken.iter().map(|(case, _)| case.ns)),
         reference_ns: spread(taken.iter().map(|(_, reference)| reference.ns)),
         ratio,
@@ -197,40 +204,31 @@ fn compare(plan: &Plan, rounds: u32, effort: Effort) -> Result<Comparison> {
     })
 }
 
-fn print(report: &Report) {
-    println!("{}", report.machine);
-    println!(
-        "ns per packet: median (min-max) of {} processes; ratio: median of neighbours in time\n",
-        report.rounds
-    );
-    println!(
-        "{:<40} {:>18} {:>18} {:>6} {:>13} {:>9} {:>8}",
-        "case", "ns", "reference ns", "ratio", "goal", "verified", "code"
-    );
-    for row in &report.comparisons {
-        let goal = match (row.goal, row.reached) {
-            (Some(goal), Some(true)) => format!("<={goal:.2} reached"),
-            (Some(goal), _) => format!("<={goal:.2} missed"),
-            (None, _) => "-".to_owned(),
-        };
-        println!(
-            "{:<40} {:>18} {:>18} {:>6.2} {:>13} {:>9} {:>6} B",
-            row.case,
-            cell(&row.ns),
-            cell(&row.reference_ns),
-            row.ratio,
-            goal,
-            row.verified,
-            row.machine_code
-        );
-    }
-    println!();
-    for line in &report.noise {
-        println!("noise: {line}");
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// A median and where the samples lie.
-pub(super) fn cell(ns: &Spread) -> String {
-    format!("{:.0} ({:.0}-{:.0})", ns.median, ns.min, ns.max)
+    use super::*;
+
+    #[test]
+    fn every_comparison_has_a_name_of_its_own() {
+        let names: Vec<String> = plans().iter().map(|plan| plan.case.to_string()).collect();
+        let unique: BTreeSet<&String> = names.iter().collect();
+        assert_eq!(names.len(), unique.len(), "{names:#?}");
+    }
+
+    #[test]
+    fn ways_are_compared_with_the_shortcut_at_the_same_hook() {
+        let mut ways = 0;
+        for Plan { case, reference, .. } in plans() {
+            let by =
+                matches!(reference.traffic, Traffic::Shortcut(_) | Traffic::Live(Way::Shortcut, _));
+            if by {
+                ways += 1;
+                assert_eq!((case.at, case.ipv6), (reference.at, reference.ipv6), "{case}");
+            }
+        }
+        // Test runs of the road, and live frames by the road and by rules: two hooks, two families.
+        assert_eq!(ways, 3 * 4);
+    }
 }

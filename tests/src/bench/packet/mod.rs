@@ -1,6 +1,7 @@
 //! `lb-bench packet`: nanoseconds per packet, as ratios to something else of the same minute.
 //!
-//! A sample is one case in one process. A comparison alternates samples of two cases, because a
+//! A sample is one case in one process: its programs run on packets that go nowhere (`rig`), or frames sent through
+//! a node (`live`). A comparison alternates samples of two cases, because a
 //! shared machine drifts by tens of percent within minutes while neighbours in time agree. What a
 //! sample did is proven by the program's own counters; one that did not do what it claims fails the
 //! whole run. What is compared is either a program with the reference (`compare`), or two builds of
@@ -18,6 +19,7 @@ mod report;
 mod rig;
 mod sample;
 mod selection;
+mod table;
 mod tables;
 mod verdict;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     against::{Outcome, Report, Row},
-    compare::cell,
+    table::cell,
     verdict::{Difference, Verdict},
 };
 
