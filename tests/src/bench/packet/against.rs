@@ -103,12 +103,9 @@ pub fn cases(selection: &Selection) -> Result<Vec<Case>> {
             Traffic::Road(1),
         ] {
             // XDP starts no flow, and what comes from a pod has one way only.
-            let known = match traffic {
-                Traffic::New => at != At::Xdp,
-                Traffic::Road(_) => at != At::Pod,
-                _ => true,
-            };
-            for ipv6 in [false, true].into_iter().filter(|_| known) {
+            let strange =
+                matches!((at, traffic), (At::Xdp, Traffic::New) | (At::Pod, Traffic::Road(_)));
+            for ipv6 in [false, true].into_iter().filter(|_| !strange) {
                 all.push(Case { subject: Subject::Ours, at, ipv6, traffic, services: 1 });
             }
         }

@@ -1,11 +1,10 @@
 //! `lb-bench packet`: nanoseconds per packet, as ratios to something else of the same minute.
 //!
-//! A sample is one case in one process: its programs run on packets that go nowhere (`rig`), or frames sent through
-//! a node (`live`). A comparison alternates samples of two cases, because a
-//! shared machine drifts by tens of percent within minutes while neighbours in time agree. What a
-//! sample did is proven by the program's own counters; one that did not do what it claims fails the
-//! whole run. What is compared is either a program with the reference (`compare`), or two builds of
-//! one program (`against`).
+//! A sample is one case in one process: its programs run on packets that go nowhere (`rig`), or frames are
+//! sent through a node (`live`). A comparison alternates samples of two cases, because a shared machine
+//! drifts by tens of percent within minutes while neighbours in time agree. What a sample did is proven by
+//! the programs' own counters; one that did not do what it claims fails the whole run. What is compared is
+//! a case with a reference (`compare`), or two builds in one case (`against`).
 
 mod against;
 mod build;
