@@ -7,7 +7,8 @@ mod world;
 use std::cell::RefCell;
 
 use lb_common::{
-    AffinityKey, AffinityValue, BackendValue, FlowKey, FlowValue, FrontendKey,
+    AffinityKey, AffinityValue, BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    FrontendKey,
     FrontendKind::{ClusterIp, LoadBalancer},
     FrontendValue, Hook, SockKey, SockValue, proto,
 };
@@ -69,6 +70,16 @@ impl<A: Answer> Tables<A> for Counted<'_, A> {
     }
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
         self.tables.count_backend(id, flows, packets, bytes);
+    }
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentValue<A>> {
+        self.note("fragment");
+        self.tables.fragment(key)
+    }
+    fn put_fragment(&self, key: &FragmentKey<A>, value: &FragmentValue<A>) {
+        self.tables.put_fragment(key, value);
+    }
+    fn remove_fragment(&self, key: &FragmentKey<A>) {
+        self.tables.remove_fragment(key);
     }
     fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
         self.note("affinity");

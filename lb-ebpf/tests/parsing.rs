@@ -54,7 +54,9 @@ fn kinds<A: Answer>() -> Vec<(Craft, Option<Reason>)> {
     ];
     for base in [tcp, udp] {
         if base.src.is_ipv4() {
-            for fragment in [0x2000, 0x2005, 0x0005] {
+            // The first fragment has the ports.
+            kinds.push((Craft { fragment: 0x2000, ..base.clone() }, None));
+            for fragment in [0x2005, 0x0005] {
                 kinds.push((Craft { fragment, ..base.clone() }, Some(Reason::Fragment)));
             }
             let options = Craft { options: vec![1; 8], ..base };

@@ -10,8 +10,8 @@ use std::{
 };
 
 use lb_common::{
-    AffinityKey, AffinityValue, BackendValue, FlowKey, FlowValue, FrontendKey, FrontendKind,
-    FrontendValue, Hook, Reason, SockKey, SockValue, proto,
+    AffinityKey, AffinityValue, BackendValue, FlowKey, FlowValue, FragmentKey, FragmentValue,
+    FrontendKey, FrontendKind, FrontendValue, Hook, Reason, SockKey, SockValue, proto,
 };
 use lb_ebpf::{
     Decision, InsertError, Place, Tables, Verdict, Work,
@@ -234,6 +234,15 @@ impl<A: Answer> Tables<A> for Raced<'_, A> {
     }
     fn count_backend(&self, id: u32, flows: u64, packets: u64, bytes: u64) {
         self.tables.count_backend(id, flows, packets, bytes);
+    }
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<FragmentValue<A>> {
+        self.tables.fragment(key)
+    }
+    fn put_fragment(&self, key: &FragmentKey<A>, value: &FragmentValue<A>) {
+        self.tables.put_fragment(key, value);
+    }
+    fn remove_fragment(&self, key: &FragmentKey<A>) {
+        self.tables.remove_fragment(key);
     }
     fn affinity(&self, key: &AffinityKey<A>) -> Option<AffinityValue> {
         self.tables.affinity(key)

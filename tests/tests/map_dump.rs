@@ -13,7 +13,7 @@ use serde_json::Value;
 
 /// The fields that each map's dump must show: of the key, then of the value. A plain number is
 /// printed as such.
-const FIELDS: [(&str, &[&str], &[&str]); 21] = [
+const FIELDS: [(&str, &[&str], &[&str]); 22] = [
     (names::LB4_FRONTENDS, &["addr", "port", "proto", "pad"], FRONTEND),
     (names::LB6_FRONTENDS, &["addr", "port", "proto", "pad"], FRONTEND),
     (names::LB4_BACKENDS, &[], BACKEND),
@@ -24,6 +24,7 @@ const FIELDS: [(&str, &[&str], &[&str]); 21] = [
     (names::LB6_FLOWS, FLOW_KEY, FLOW),
     (names::LB4_SOCKS, SOCK_KEY, SOCK),
     (names::LB6_SOCKS, SOCK_KEY, SOCK),
+    (names::LB4_FRAGMENTS, FRAGMENT_KEY, FRAGMENT),
     (names::LB4_AFFINITY, &["service", "client"], &["backend", "last_used"]),
     (names::LB6_AFFINITY, &["service", "client"], &["backend", "last_used"]),
     (names::LB4_RANGES, &["prefix_len", "data"], &[]),
@@ -60,6 +61,8 @@ const FLOW: &[&str] = &[
     "pad",
     "bytes",
 ];
+const FRAGMENT_KEY: &[&str] = &["src", "dst", "id", "proto", "hook", "pad"];
+const FRAGMENT: &[&str] = &["src", "dst", "next_hop", "seen_at", "address_delta", "action", "pad"];
 const SOCK_KEY: &[&str] = &["cookie_low", "cookie_high", "addr", "port", "proto", "direction"];
 const SOCK: &[&str] = &["addr", "port", "pad", "backend", "service", "last_seen"];
 
