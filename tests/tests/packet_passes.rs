@@ -39,7 +39,7 @@ fn kinds<A: Answer>() -> Vec<(&'static str, Craft, Option<Reason>)> {
     ];
     for base in [tcp, udp] {
         if base.src.is_ipv4() {
-            for fragment in [0x2000, 0x2005, 0x0005] {
+            for fragment in [0x2005, 0x0005] {
                 let craft = Craft { fragment, ..base.clone() };
                 kinds.push(("fragment", craft, Some(Reason::Fragment)));
             }

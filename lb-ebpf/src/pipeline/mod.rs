@@ -395,7 +395,8 @@ where
     T: Tables<A>,
 {
     let packet = &mut work.packet;
-    if matches!(work.place.hook, Hook::PodOut) || !refuse::is_whole(frame, packet) {
+    let whole = packet.part == Part::Whole && refuse::is_whole(frame, packet);
+    if matches!(work.place.hook, Hook::PodOut) || !whole {
         return false;
     }
     if matches!(reason, Reason::Icmp) && !refuse::is_ping::<A, F>(frame) {

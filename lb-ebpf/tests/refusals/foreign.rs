@@ -94,7 +94,7 @@ fn what_is_not_whole_is_not_answered<A: Answer>(_: &mut World<A>) {
             for fragment in [0x2000, 0x0005] {
                 let frame = Craft { fragment, ..craft.clone() }.frame();
                 let (decision, _) = refusing::<A>().run(Hook::ExternalIn, EXTERNAL, &frame);
-                assert_eq!(decision, Decision::pass(Reason::Fragment));
+                assert_eq!(decision.verdict, Verdict::Pass, "{craft:?}");
             }
         }
     }
