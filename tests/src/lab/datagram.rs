@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::netns::Netns;
+use super::{
+    netns::Netns,
+    wait::{PATIENCE, until},
+};
 
 /// A UDP socket of a namespace.
 pub struct Datagrams {
@@ -19,8 +22,18 @@ pub struct Datagrams {
 
 impl Netns {
     /// A socket at this address, which may be unspecified.
+    ///
+    /// One that was closed a moment ago may still hold the address: a process that another thread starts has
+    /// a copy of it until it executes its program.
     pub fn datagrams(&self, at: SocketAddr) -> Result<Datagrams> {
-        let socket = self.run(|| UdpSocket::bind(at).with_context(|| format!("binding {at}")))?;
+        let what = format!("the address {at}");
+        let socket = self.run(|| {
+            until(&what, PATIENCE, || match UdpSocket::bind(at) {
+                Ok(socket) => Ok(Some(socket)),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+                Err(error) => Err(error).with_context(|| format!("binding {at}")),
+            })
+        })?;
         Ok(Datagrams { socket, v6: at.is_ipv6() })
     }
 }
