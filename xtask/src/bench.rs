@@ -91,6 +91,9 @@ struct Stream {
     /// The share of the direct speed that a node port must reach [default: 0.97]
     #[arg(long, value_name = "SHARE", value_parser = share)]
     bound: Option<f64>,
+    /// Only rows whose name contains this, such as "IPv6 up"; may be given several times
+    #[arg(long = "case", value_name = "TEXT")]
+    cases: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -180,7 +183,7 @@ impl Packet {
 impl Stream {
     /// Builds what is to be measured. The command measures.
     fn prepare(self) -> Result<Command> {
-        let Self { pairs, bound } = self;
+        let Self { pairs, bound, cases } = self;
         let _ = build::objects()?;
         let programs = build::programs()?;
         let mut bench = Command::new(programs.join("lb-bench"));
@@ -190,6 +193,9 @@ impl Stream {
         }
         if let Some(bound) = bound {
             let _ = bench.args(["--bound", &bound.to_string()]);
+        }
+        for case in &cases {
+            let _ = bench.args(["--case", case]);
         }
         Ok(bench)
     }

@@ -53,6 +53,9 @@ struct Stream {
     /// The share of the direct speed that a node port must reach
     #[arg(long, default_value_t = 0.97)]
     bound: f64,
+    /// Only rows whose name contains this, such as "IPv6 up"; may be given several times
+    #[arg(long = "case", value_name = "TEXT")]
+    cases: Vec<String>,
 }
 
 /// The other build.
@@ -81,7 +84,7 @@ enum Output {
 fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Packet(flags) => compare(flags),
-        Cli::Stream(flags) => stream(&flags),
+        Cli::Stream(flags) => stream(flags),
         Cli::Sample { case } => sample(&case).map(|()| true),
     };
     match done {
@@ -117,12 +120,12 @@ fn compare(flags: Packet) -> Result<bool> {
     packet::run_against(&options, &Against { program, revision, pairs, bound })
 }
 
-fn stream(flags: &Stream) -> Result<bool> {
-    let Stream { quick, output, pairs, bound } = *flags;
+fn stream(flags: Stream) -> Result<bool> {
+    let Stream { quick, output, pairs, bound, cases } = flags;
     let pairs = pairs.unwrap_or(if quick { 5 } else { 31 });
     // Many short ones: what else the machine does then falls on few of the pairs.
     let time = Duration::from_millis(if quick { 200 } else { 500 });
-    stream::run(&stream::Options { json: output == Output::Json, pairs, time, bound })
+    stream::run(&stream::Options { json: output == Output::Json, pairs, time, bound, cases })
 }
 
 fn sample(case: &str) -> Result<()> {

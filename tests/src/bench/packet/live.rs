@@ -41,7 +41,7 @@ use crate::{
 /// Frames that the kernel makes before it lets them go.
 const BATCH: u32 = 64;
 /// How long a frame may be on its way.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Measures a way of a case.
 pub(super) fn take(case: &Case, way: Way, devices: Devices, effort: Effort) -> Result<Sample> {

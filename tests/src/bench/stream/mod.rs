@@ -9,7 +9,7 @@ mod tunnel;
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::{
@@ -24,7 +24,7 @@ use crate::{
 use transfer::{Direction, Server};
 
 /// What the caller wants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// JSON in place of a table.
     pub json: bool,
@@ -34,6 +34,8 @@ pub struct Options {
     pub time: Duration,
     /// The least share of the direct speed that the node port must reach.
     pub bound: f64,
+    /// Parts of the names of rows; none means every row.
+    pub cases: Vec<String>,
 }
 
 /// All that was found.
@@ -83,16 +85,28 @@ fn measure(options: &Options) -> Result<Report> {
     let service = Service::new("stream", 20).port("", Proto::Tcp, 80, TARGET, Some(NODE_PORT));
     cluster.put(&service, &[Endpoint::pod(pod)])?;
 
+    let meant = |name: &str| {
+        options.cases.is_empty() || options.cases.iter().any(|word| name.contains(word))
+    };
     let mut rows = Vec::new();
     for family in FAMILIES {
         let direct = pod.addresses.at(family, TARGET);
         let _server = Server::start(&pod.netns, direct)?;
         let node_port = cluster.lab.nodes[0].addresses.at(family, NODE_PORT);
         for direction in Direction::BOTH {
-            eprintln!("==> {family} {direction}");
+            let name = format!("{family} {direction}");
+            if !meant(&name) {
+                continue;
+            }
+            eprintln!("==> {name}");
             rows.push(row(&cluster, options, family, direction, [node_port, direct])?);
         }
     }
+    let words = options.cases.join(" or ");
+    ensure!(
+        !rows.is_empty(),
+        "no row has {words} in its name; the rows are IPv4 up, IPv4 down, IPv6 up, IPv6 down"
+    );
     let Options { pairs, time, bound, .. } = *options;
     Ok(Report { machine: Machine::here(), pairs, seconds: time.as_secs_f64(), bound, rows })
 }
