@@ -210,11 +210,17 @@ pub(crate) const fn drawn_port(random: &mut u32, settings: &Settings) -> u16 {
 /// seen: it would answer past us.
 #[inline(always)]
 fn from_pod<A: Family, E: Env<A>>(env: &E, work: &mut Work<A>) -> Result<(), Reason> {
-    if work.flow.dst == work.packet.tuple.src {
-        let device = env.device(work.place.ifindex);
-        return masquerade(work, &device);
+    let Work { place, packet, flow, other, .. } = &mut *work;
+    if flow.dst != packet.tuple.src {
+        return Ok(());
     }
-    Ok(())
+    // The device that leads to pods may be a bridge, whose address they know as their gateway's.
+    *other = packet.tuple;
+    other.dst = flow.dst;
+    other.dport = flow.dport;
+    let leads = env.route(place.ifindex, other).ifindex();
+    let device = env.device(if leads == 0 { place.ifindex } else { leads });
+    masquerade(work, &device)
 }
 
 /// A backend on this node sees the client that comes from outside; another node's must answer through us.

@@ -94,9 +94,9 @@ fn verdict(
         (To::OtherNodePort, _, There) => Verdict::Client,
         (To::OtherNodePort, _, _) if external == Local => Verdict::Dropped,
         (To::OtherNodePort, ..) => Verdict::Node2,
-        // Inside a node both policies are short-circuited, and Local leaves a pod its address.
-        (_, From::Pod, _) if external == Local => Verdict::Client,
-        (_, From::Pod | From::Host | From::Unhooked, _) => Verdict::Node1,
+        // Inside a node both policies are short-circuited, and a pod keeps its address.
+        (_, From::Pod, _) => Verdict::Client,
+        (_, From::Host | From::Unhooked, _) => Verdict::Node1,
         (_, From::Outside, Here) => Verdict::Client,
         (_, From::Outside, _) if to != To::ClusterIp && external == Local => Verdict::Dropped,
         (_, From::Outside, _) => Verdict::Node1,

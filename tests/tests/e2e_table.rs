@@ -67,16 +67,15 @@ const BACKENDS: [(Backend, &str, u8); 6] = [
 ];
 
 /// The table. A node keeps the client's address wherever the reply must come back through it
-/// anyway: it is the backend's own node, or the client is one of its pods and asked for a cluster
-/// address. It puts its own address wherever the reply would otherwise miss it.
+/// anyway: it is the backend's own node, or the client is one of its pods. It puts its own address
+/// wherever the reply would otherwise miss it.
 fn seen(from: From, to: To, backend: Backend) -> Seen {
     match (from, to, backend) {
         // A pod that reaches itself must not see its own address.
-        (From::Pod, To::ClusterIp, Own) => Seen::Node1,
-        (From::Pod, To::ClusterIp, _) => Seen::Client,
+        (From::Pod, To::ClusterIp | To::NodePort1, Own) => Seen::Node1,
+        (From::Pod, To::ClusterIp | To::NodePort1 | To::Loopback, _) => Seen::Client,
         // A backend that is the node itself is reached through the stack, client address kept.
-        (From::Pod | From::Outside, To::NodePort1, Host1) => Seen::Client,
-        (From::Pod, To::NodePort1 | To::Loopback, _) => Seen::Node1,
+        (From::Outside, To::NodePort1, Host1) => Seen::Client,
         // Node 2 gets it as any traffic from outside.
         (_, To::NodePort2, Remote | Host2) => Seen::Client,
         (_, To::NodePort2, _) => Seen::Node2,
