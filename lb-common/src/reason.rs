@@ -103,8 +103,6 @@ reasons! {
     FlowTableFull = 48, Drop, "flow-table-full";
     /// No free source port towards this backend (`--snat-ports`).
     SnatPortsExhausted = 49, Drop, "snat-ports-exhausted";
-    /// The hop limit ran out where we redirect what the node itself sent.
-    HopLimit = 50, Drop, "hop-limit";
     /// A TCP reset, or the end of an SCTP association, for a flow that we do not know.
     StrayReset = 51, Drop, "stray-reset";
     /// A slot or a backend that a frontend names is missing: a defect, never expected.

@@ -322,7 +322,9 @@ pub(crate) fn shortcut<A: Family, E: Env<A>>(env: &E, route: Route) -> NextHop {
         Route::Via(hop) if env.may_redirect() && env.device(hop.ifindex).is_ethernet() => hop,
         // Asked again with each packet until the stack, which these go by, knows the neighbour.
         Route::Unresolved(_) => NextHop::default(),
-        _ => NextHop { generation: env.generation(), ..NextHop::default() },
+        Route::Via(_) | Route::Local | Route::Unknown => {
+            NextHop { generation: env.generation(), ..NextHop::default() }
+        }
     }
 }
 

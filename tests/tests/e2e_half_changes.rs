@@ -265,7 +265,7 @@ fn changes(cluster: &Cluster) -> [Change<'_>; 3] {
             State {
                 service: service("ranges", 2).from_ranges(own),
                 endpoints: vec![Endpoint::pod(here)],
-                may: vec![answer(here.name(), one.addresses)],
+                may: vec![answer(here.name(), asking.addresses)],
                 sticky: false,
             },
             State {

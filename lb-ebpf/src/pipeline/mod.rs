@@ -98,7 +98,15 @@ where
         Next::TurnedToHost => {
             Decision { ifindex: LOOPBACK, verdict: Verdict::ToHost, reason: step.reason }
         }
-        _ => Decision::pass(step.reason),
+        // The others are stages that lead to one of these.
+        Next::Pass
+        | Next::Recall
+        | Next::Draft
+        | Next::Insert
+        | Next::Road
+        | Next::Exit
+        | Next::Quoted
+        | Next::QuotedRoad => Decision::pass(step.reason),
     };
     let edited = matches!(step.next, Next::Apply);
     let flow = if edited { Some(&work.flow) } else { None };

@@ -39,7 +39,7 @@ pub(crate) fn run<const ETHERNET: bool>(ctx: &TcContext, hook: Hook) -> i32 {
         Hook::ExternalIn => addressed == PACKET_HOST,
         // A pod's gateway may be the bridge that its link is a port of.
         Hook::PodIn => addressed == PACKET_HOST || addressed == PACKET_OTHERHOST,
-        _ => true,
+        Hook::PodOut | Hook::ExternalOut | Hook::LoopbackOut | Hook::Xdp | Hook::Socket => true,
     };
     let decision = if vlan != 0 {
         // The tag stands beside the packet; it is for the VLAN's own device.
