@@ -18,15 +18,15 @@ use lb_common::{Settings, names};
 
 /// What a program may cost, as the verifier counts.
 pub const BUDGETS: &[(&str, u32)] = &[
-    (names::LB_POD_IN, 150_000),
+    (names::LB_POD_IN, 200_000),
     (names::LB_POD_OUT, 100_000),
-    (names::LB_EXT_IN, 150_000),
+    (names::LB_EXT_IN, 200_000),
     (names::LB_EXT_OUT, 200_000),
     (names::LB_POD_IN_L3, 200_000),
     (names::LB_POD_OUT_L3, 100_000),
     (names::LB_EXT_IN_L3, 200_000),
     (names::LB_EXT_OUT_L3, 300_000),
-    (names::LB_LO_OUT, 150_000),
+    (names::LB_LO_OUT, 200_000),
     (names::LB_XDP_IN, 30_000),
     (names::LB_JIFFIES, 1_000),
     ("lb_connect4", 2_000),
