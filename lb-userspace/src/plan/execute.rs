@@ -23,6 +23,10 @@ pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// where the fault is not with a Service, thousands of failing calls would tell nothing new.
 const MAX_FAILURES: usize = 8;
 
+/// How many turns the Services get that are tried one by one: the second is for those that waited for
+/// one of the first. Longer chains are left for the next attempt.
+const MAX_TURNS: usize = 2;
+
 /// The ops of a plan, or how many of them took effect: what comes before both families, each of
 /// them, and what comes after both.
 pub(super) type Parts<T> = [T; 4];
@@ -138,6 +142,9 @@ impl Planner {
 
     /// Tries the Services one by one, of which `troubled` families could not be written together;
     /// returns those that cannot be written one by one either.
+    ///
+    /// One that was written may free a frontend for which another waits that was tried before it, so
+    /// those that wait get another turn.
     fn execute_each(
         &mut self,
         families: &[Family],
@@ -147,20 +154,31 @@ impl Planner {
         now: Instant,
     ) -> Vec<Family> {
         let mut failures: Vec<Family> = Vec::new();
-        let hopeless = |family: &Family, failures: &[Family]| {
-            failures.iter().filter(|other| *other == family).count() >= MAX_FAILURES
-        };
-        for name in std::mem::take(&mut self.pending) {
-            if troubled.iter().all(|family| hopeless(family, &failures)) {
-                let _new = self.pending.insert(name);
-                continue;
+        let mut unwritten = BTreeSet::new();
+        for _ in 0..MAX_TURNS {
+            let names: Vec<_> = self.pending.difference(&unwritten).cloned().collect();
+            for name in names {
+                let hopeless = |family: &Family| {
+                    failures.iter().filter(|other| *other == family).count() >= MAX_FAILURES
+                };
+                if troubled.iter().all(hopeless) {
+                    let _new = unwritten.insert(name);
+                    continue;
+                }
+                let mut families = families.to_vec();
+                families.retain(|family| !hopeless(family));
+                let _was = self.pending.remove(&name);
+                let plan = self.plan_services(BTreeSet::from([name.clone()]), desired, now);
+                let Written { done, failed, .. } = Written::new(&plan, &families, maps);
+                if done != plan.lens {
+                    let _new = unwritten.insert(name);
+                }
+                failures.extend(failed);
+                self.note(plan, done, now);
             }
-            let plan = self.plan_services(BTreeSet::from([name]), desired, now);
-            let mut families = families.to_vec();
-            families.retain(|family| !hopeless(family, &failures));
-            let Written { done, failed, .. } = Written::new(&plan, &families, maps);
-            failures.extend(failed);
-            self.note(plan, done, now);
+        }
+        if self.pending.difference(&unwritten).next().is_some() {
+            failures.extend(troubled);
         }
         FAMILIES.into_iter().filter(|family| failures.contains(family)).collect()
     }

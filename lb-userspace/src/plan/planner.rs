@@ -42,7 +42,7 @@ pub struct Plan {
     /// The ops, in order: each prefix of them may be executed, see [`Planner::commit`].
     pub ops: Vec<Op>,
     /// How many of them there are of each part.
-    lens: Parts<usize>,
+    pub(super) lens: Parts<usize>,
     names: BTreeSet<ObjectName>,
     unfit: BTreeMap<ObjectName, Full>,
     losers: BTreeMap<Frontend, BTreeSet<ObjectName>>,
