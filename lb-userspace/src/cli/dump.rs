@@ -2,7 +2,7 @@
 //!
 //! Two dumps of equal maps are equal texts, so that diff shows what changed.
 
-use lb_common::{Address as _, DeviceRole, VIP_FILTER_WORDS, XdpDevice, names};
+use lb_common::{Address as _, DeviceRole, Hook, VIP_FILTER_WORDS, XdpDevice, names};
 use serde::Serialize;
 
 use super::{
@@ -12,7 +12,10 @@ use super::{
     snapshot::{Snapshot, kind_name, policy_name, range_text},
     table::{Table, span},
 };
-use crate::{plan::ServiceId, telemetry::metrics::class_name};
+use crate::{
+    plan::{ProtoName, ServiceId},
+    telemetry::metrics::class_name,
+};
 
 /// Everything in the maps.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +41,8 @@ pub struct Dump {
     pub ranges: Vec<RangeRow>,
     /// Clients that keep their backend.
     pub affinity: Vec<AffinityRow>,
+    /// Datagrams whose first fragment passed.
+    pub fragments: Vec<FragmentRow>,
     /// Bits that are set in the filter.
     pub filter_bits: u32,
     /// Devices.
@@ -82,6 +87,27 @@ pub struct RangeRow {
     pub set: u32,
     /// The range.
     pub range: String,
+}
+
+/// One datagram in fragments: what the later ones become.
+#[derive(Clone, Debug, Serialize)]
+pub struct FragmentRow {
+    /// Source as it arrives.
+    pub source: String,
+    /// Destination as it arrives.
+    pub destination: String,
+    /// Identification.
+    pub id: u32,
+    /// Protocol by name.
+    pub protocol: String,
+    /// The hook at which it was seen.
+    pub hook: &'static str,
+    /// Source as it leaves.
+    pub new_source: String,
+    /// Destination as it leaves.
+    pub new_destination: String,
+    /// Seconds since the first fragment.
+    pub age: Option<u64>,
 }
 
 /// One client that keeps its backend.
@@ -164,6 +190,18 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
         backend: entry.backend.0,
         age: flows::age(clock, entry.last_used),
     });
+    let mut fragments = snapshot.fragments.clone();
+    fragments.sort_unstable_by_key(|(key, _)| (key.src, key.dst, key.id, key.hook));
+    let fragments = fragments.iter().map(|(key, value)| FragmentRow {
+        source: key.src.to_string(),
+        destination: key.dst.to_string(),
+        id: key.id,
+        protocol: ProtoName(key.proto).to_string(),
+        hook: Hook::from_u8(key.hook).map_or("unknown", Hook::name),
+        new_source: value.src.to_string(),
+        new_destination: value.dst.to_string(),
+        age: flows::age(clock, value.seen_at),
+    });
     let devices = snapshot.devices.iter().map(|(ifindex, device)| DeviceRow {
         ifindex: *ifindex,
         role: DeviceRole::from_u8(device.role).map_or("unknown", DeviceRole::name),
@@ -193,6 +231,7 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
         slots: contents.slots.clone(),
         ranges: ranges.collect(),
         affinity: affinity.collect(),
+        fragments: fragments.collect(),
         filter_bits: contents.filter.values().map(|word| word.count_ones()).sum(),
         devices: devices.collect(),
         xdp_devices: xdp_devices.collect(),
@@ -204,7 +243,7 @@ pub fn dump(snapshot: &Snapshot, clock: Option<Clock>) -> Dump {
 /// The dump for people.
 pub fn text(dump: &Dump) -> String {
     let Dump { abi, object, generation, flags, services, frontends, backends, .. } = dump;
-    let Dump { slots, ranges, affinity, filter_bits, devices, .. } = dump;
+    let Dump { slots, ranges, affinity, fragments, filter_bits, devices, .. } = dump;
     let Dump { xdp_devices, flows, reasons, .. } = dump;
     let mut text = format!("ABI {abi}, object {object}, generation {generation}, flags {flags}\n");
 
@@ -277,6 +316,19 @@ pub fn text(dump: &Dump) -> String {
         ]);
     }
     section(&mut text, "LB4_AFFINITY, LB6_AFFINITY", affinity.len(), &table);
+
+    let mut table = Table::new(["PROTO", "FRAGMENT", ">ID", "BECOMES", "HOOK", ">AGE"]);
+    for row in fragments {
+        table.row([
+            row.protocol.clone(),
+            format!("{} → {}", row.source, row.destination),
+            row.id.to_string(),
+            format!("{} → {}", row.new_source, row.new_destination),
+            row.hook.to_owned(),
+            row.age.map_or_else(|| "-".to_owned(), span),
+        ]);
+    }
+    section(&mut text, names::LB4_FRAGMENTS, fragments.len(), &table);
 
     text += &format!(
         "\n{}: {filter_bits} of {} bits set\n",

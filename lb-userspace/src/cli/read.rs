@@ -54,6 +54,8 @@ pub(super) fn everything(pin_dir: &Path) -> anyhow::Result<Snapshot> {
     let affinity = &mut snapshot.affinity;
     reader.affinity::<Addr4>(|key, value| affinity.push(Affinity::new(key, value)))?;
     reader.affinity::<Addr6>(|key, value| affinity.push(Affinity::new(key, value)))?;
+    let fragments = &mut snapshot.fragments;
+    reader.fragments(|key, value| fragments.push((*key, *value)))?;
     snapshot.devices = reader.devices()?;
     snapshot.xdp_devices = reader.xdp_devices()?;
     snapshot.reasons = reader.reasons()?;

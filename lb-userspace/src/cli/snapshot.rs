@@ -9,8 +9,8 @@ use std::{
 
 use lb_common::{
     Action, Addr4, Addr6, Address, AffinityKey, AffinityValue, BackendStats, DeviceValue, FlowKey,
-    FlowValue, FrontendKey, FrontendKind, FrontendValue, Hook, RangeKey, Reason, Runtime, Schema,
-    SockDirection, SockKey, SockValue, XdpDevice, names,
+    FlowValue, FragmentKey, FragmentValue, FrontendKey, FrontendKind, FrontendValue, Hook,
+    RangeKey, Reason, Runtime, Schema, SockDirection, SockKey, SockValue, XdpDevice, names,
 };
 
 use crate::{
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub socks: Vec<Sock>,
     /// Clients that keep their backend.
     pub affinity: Vec<Affinity>,
+    /// Datagrams whose first fragment passed.
+    pub fragments: Vec<(FragmentKey<Addr4>, FragmentValue<Addr4>)>,
     /// Devices by interface index.
     pub devices: BTreeMap<u32, DeviceValue>,
     /// What XDP may do at devices, by interface index.

@@ -12,8 +12,9 @@ use std::{
 use bytemuck::Pod;
 use lb_common::{
     ABI_VERSION, Addr4, Addr6, AffinityKey, AffinityValue, BackendState, BackendStats,
-    BackendValue, DeviceValue, FlowKey, FlowValue, FrontendKey, FrontendValue, HOOKS, Hook,
-    REASON_SLOTS, Reason, Runtime, Schema, ServiceInfo, SockKey, SockValue, XdpDevice, names,
+    BackendValue, DeviceValue, FlowKey, FlowValue, FragmentKey, FragmentValue, FrontendKey,
+    FrontendValue, HOOKS, Hook, REASON_SLOTS, Reason, Runtime, Schema, ServiceInfo, SockKey,
+    SockValue, XdpDevice, names,
 };
 
 use super::{
@@ -175,6 +176,18 @@ impl Reader {
         AffinityKey<A>: Pod,
     {
         Ok(self.table(A::AFFINITY)?.for_each(each)?)
+    }
+
+    /// Calls `each` with every datagram of IPv4 whose first fragment passed.
+    ///
+    /// # Errors
+    ///
+    /// When the map cannot be read.
+    pub fn fragments(
+        &self,
+        each: impl FnMut(&FragmentKey<Addr4>, &FragmentValue<Addr4>),
+    ) -> Result<(), ReaderError> {
+        Ok(self.table(names::LB4_FRAGMENTS)?.for_each(each)?)
     }
 
     /// The devices, by interface index.

@@ -32,6 +32,11 @@ impl From {
     pub const EVERY: [Self; 4] = [Self::Pod, Self::Host, Self::Unhooked, Self::Outside];
     /// Those that are processes of node 1 itself.
     pub const NODE: [Self; 2] = [Self::Host, Self::Unhooked];
+
+    /// Whether it is a pod.
+    pub(super) const fn is_pod(self) -> bool {
+        matches!(self, Self::Pod | Self::Pod2)
+    }
 }
 
 /// What is asked for.
@@ -92,6 +97,8 @@ pub enum Seen {
     Node1,
     /// Node 2's.
     Node2,
+    /// Node 1's, except that a pod keeps its own.
+    Masqueraded,
     /// Whatever: another table asks for it.
     Any,
 }

@@ -157,6 +157,8 @@ impl Scene {
             Seen::Client => Some(self.client(from).1.ip(family)),
             Seen::Node1 => Some(self.node1().ip(family)),
             Seen::Node2 => Some(self.node2().ip(family)),
+            Seen::Masqueraded if from.is_pod() => Some(self.client(from).1.ip(family)),
+            Seen::Masqueraded => Some(self.node1().ip(family)),
             Seen::Any => None,
         }
     }

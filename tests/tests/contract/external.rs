@@ -44,12 +44,11 @@ fn outer(
     table.rows(ids, &[From::Pod2, From::Host2], &both, &any);
     // Its other ports are left alone.
     table.rows(ids, &From::EVERY, &both.port(81), &Is::Untouched);
-    // M-5 to M-7. A client outside keeps its address where the endpoint is on the node that it asked.
-    table.rows(ids, &[From::Outside], &here, &Is::by("pod1-2", Seen::Client));
-    // A pod of the node keeps its address everywhere.
-    table.rows(ids, &[From::Pod], &here, &Is::by("pod1-2", Seen::Client));
+    // M-5 to M-7. A client outside keeps its address where the endpoint is on the node that it asked,
+    // a pod of the node everywhere.
+    table.rows(ids, &[From::Outside, From::Pod], &here, &Is::by("pod1-2", Seen::Client));
     table.rows(ids, &From::NODE, &here, &Is::by("pod1-2", Seen::Node1));
-    from_everywhere(table, ids, &there);
+    table.rows(ids, &From::EVERY, &there, &Is::by("pod2-2", Seen::Masqueraded));
     table.rows(ids, &From::EVERY, &nobody, &Is::Refused);
     // M-8 to M-10: the policy is for clients outside; pods and the node have every endpoint.
     table.rows(ids, &[From::Outside], &local_both, &Is::by("pod1-2", Seen::Client));
@@ -60,7 +59,7 @@ fn outer(
     table.rows(ids, &From::NODE, &local_there, &Is::by("pod2-2", Seen::Node1));
     table.rows(ids, &From::EVERY, &local_nobody, &Is::Refused);
     // TP-1: the internal policy is for cluster IPs alone.
-    from_everywhere(table, ids, &internal);
+    table.rows(ids, &From::EVERY, &internal, &Is::by("pod2-2", Seen::Masqueraded));
     table.rows(ids, &From::EVERY, &To::cluster(&of), &Is::Dropped);
 }
 
@@ -79,9 +78,10 @@ fn external_ips_serve_everybody_and_only_their_ports() {
     half.external_ips.push(internet.v4);
     table.put(&half, &table.scene().endpoints(&["pod2-2"]));
     table.scene().beyond(internet, &[80]).unwrap();
-    for from in [From::Pod, From::Host, From::Unhooked] {
-        let seen = if from == From::Pod { Seen::Client } else { Seen::Node1 };
-        for (family, is) in [(Family::V4, Is::by("pod2-2", seen)), (Family::V6, Is::Untouched)] {
+    for (family, is) in
+        [(Family::V4, Is::by("pod2-2", Seen::Masqueraded)), (Family::V6, Is::Untouched)]
+    {
+        for from in [From::Pod, From::Host, From::Unhooked] {
             let to = To::at("half", internet, 80);
             let row = Row::new("EIP-6, FAM-7", from, &to, &is);
             table.row(Row { families: vec![family], ..row });
@@ -127,12 +127,11 @@ fn addresses_of_others_are_left_alone() {
         table.scene().beyond(load_balancer_address(number), &[80]).unwrap();
     }
     let at = |number| To::at("load balancer", load_balancer_address(number), 80);
-    let served = Is::by("pod2-2", Seen::Node1);
+    let served = Is::by("pod2-2", Seen::Masqueraded);
     table.rows("LB-2", &From::EVERY, &at(1), &Is::Untouched);
-    let node_port = To::node_port(&all, table.scene().node1());
-    from_everywhere(&mut table, "LB-2", &node_port);
+    table.rows("LB-2", &From::EVERY, &To::node_port(&all, table.scene().node1()), &served);
     table.rows("LB-2", &From::NODE, &To::cluster(&all), &served);
-    from_everywhere(&mut table, "LB-4", &at(2));
+    table.rows("LB-4", &From::EVERY, &at(2), &served);
     table.rows("LB-4", &From::EVERY, &at(3), &Is::Untouched);
     let free = Service::new("free", 99).addresses;
     table.scene().beyond(free, &[80]).unwrap();
@@ -209,7 +208,7 @@ fn an_address_of_the_node_is_no_external_ip() {
     table.rows("EIP-5", &From::NODE, &own, &Is::by("node1", Seen::Node1));
     // Its other external IP is served.
     let foreign = To::at("foreign", external_address(1), 8080);
-    from_everywhere(&mut table, "EIP-5", &foreign);
+    table.rows("EIP-5", &From::EVERY, &foreign, &Is::by("pod2-2", Seen::Masqueraded));
     let scene = table.check();
     let status = scene.cluster.agents[0].status().unwrap().to_string();
     for family in FAMILIES {
@@ -226,7 +225,7 @@ fn exposed(scene: &Scene) -> (Service, Vec<Endpoint>) {
 /// EIP-7: external IPs can be switched off, or on without limits.
 #[test]
 fn external_ips_can_be_switched_off_or_all_allowed() {
-    for flag in ["off", "all"] {
+    for (flag, is) in [("off", Is::Untouched), ("all", Is::by("pod2-2", Seen::Masqueraded))] {
         let Some(scene) = Scene::start_or_skip(&[&format!("--external-ips={flag}")]) else {
             return;
         };
@@ -236,34 +235,15 @@ fn external_ips_can_be_switched_off_or_all_allowed() {
         table.put(&web, &endpoints);
         table.scene().beyond(external_address(1), &[80]).unwrap();
         table.scene().beyond(load_balancer_address(1), &[80]).unwrap();
-        let external = To::at("external", external_address(1), 80);
-        if flag == "all" {
-            from_everywhere(&mut table, "EIP-7", &external);
-        } else {
-            table.rows("EIP-7", &From::EVERY, &external, &Is::Untouched);
-        }
-        from_everywhere(
-            &mut table,
-            "EIP-7",
-            &To::at("load balancer", load_balancer_address(1), 80),
-        );
+        let served = Is::by("pod2-2", Seen::Masqueraded);
+        table.rows("EIP-7", &From::EVERY, &To::at("external", external_address(1), 80), &is);
+        let balancer = To::at("load balancer", load_balancer_address(1), 80);
+        table.rows("EIP-7", &From::EVERY, &balancer, &served);
 
         let grabs = ports(Service::new("grabs", 2), 8080, None).external(node1);
         table.put(&grabs, &table.scene().endpoints(&["pod2-2"]));
-        let own = if flag == "all" {
-            Is::by("pod2-2", Seen::Node1)
-        } else {
-            Is::by("node1", Seen::Client)
-        };
+        let own = if flag == "all" { served } else { Is::by("node1", Seen::Client) };
         table.rows("EIP-5, EIP-7", &[From::Outside], &To::at("node 1", node1, 8080), &own);
         let _ = table.check();
     }
-}
-
-/// `pod2-2`, the endpoint on the other node, serves every client at node 1. It sees the address of the node,
-/// by which its answers come back to it; but a pod keeps its own.
-fn from_everywhere(table: &mut Table, ids: &str, to: &To) {
-    table.rows(ids, &[From::Pod], to, &Is::by("pod2-2", Seen::Client));
-    table.rows(ids, &[From::Outside], to, &Is::by("pod2-2", Seen::Node1));
-    table.rows(ids, &From::NODE, to, &Is::by("pod2-2", Seen::Node1));
 }
