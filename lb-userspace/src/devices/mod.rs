@@ -199,17 +199,8 @@ impl NodeState {
             IpAddr::V6(ip) => Some(*ip),
             IpAddr::V4(_) => None,
         });
-        // An unnumbered uplink: the kernel takes an address of the loopback device then, or any.
-        let loopback_first = || {
-            let is_loopback = |device: &&Device| device.role == DeviceRole::Loopback;
-            devices.iter().filter(is_loopback).chain(&devices)
-        };
-        let primary4 = given4
-            .or_else(|| ranked(default4).find_map(Device::primary4))
-            .or_else(|| default4.and_then(|_| loopback_first().find_map(Device::primary4)));
-        let primary6 = given6
-            .or_else(|| ranked(default6).find_map(Device::primary6))
-            .or_else(|| default6.and_then(|_| loopback_first().find_map(Device::primary6)));
+        let primary4 = given4.or_else(|| ranked(default4).find_map(Device::primary4));
+        let primary6 = given6.or_else(|| ranked(default6).find_map(Device::primary6));
         Self { addresses: addresses.into_iter().collect(), primary4, primary6, devices }
     }
 }

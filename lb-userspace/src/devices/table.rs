@@ -63,6 +63,13 @@ pub fn values(state: &NodeState) -> BTreeMap<u32, DeviceValue> {
     state.devices.iter().map(|device| (device.ifindex, value(device, state))).collect()
 }
 
+/// Where the node is known by no address of an uplink, as with BGP unnumbered, the kernel masquerades with one
+/// of the loopback device, or with any.
+fn loopback_first(state: &NodeState) -> impl Iterator<Item = &Device> {
+    let is_loopback = |device: &&Device| device.role == DeviceRole::Loopback;
+    state.devices.iter().filter(is_loopback).chain(&state.devices)
+}
+
 fn value(device: &Device, state: &NodeState) -> DeviceValue {
     // Addresses of the loopback device say nothing about how others reach us.
     let own = device.role != DeviceRole::Loopback;
@@ -71,12 +78,14 @@ fn value(device: &Device, state: &NodeState) -> DeviceValue {
         .primary4
         .filter(|ip| device.addresses.contains(&(*ip).into()))
         .or_else(|| device.primary4().filter(|_| own))
-        .or(state.primary4);
+        .or(state.primary4)
+        .or_else(|| loopback_first(state).find_map(Device::primary4));
     let snat6 = state
         .primary6
         .filter(|ip| device.addresses.contains(&(*ip).into()))
         .or_else(|| device.primary6().filter(|_| own))
-        .or(state.primary6);
+        .or(state.primary6)
+        .or_else(|| loopback_first(state).find_map(Device::primary6));
     DeviceValue {
         snat4: snat4.map(Addr4::from).unwrap_or_default(),
         snat6: snat6.map(Addr6::from).unwrap_or_default(),
@@ -125,6 +134,6 @@ mod tests {
         assert_eq!(snat(&state, 3), node);
         assert_eq!(snat(&state, 4), ("10.0.0.1".to_owned(), node.1));
         let none = NodeState { primary4: None, primary6: None, ..state };
-        assert_eq!(snat(&none, 3), ("0.0.0.0".to_owned(), "::".to_owned()));
+        assert_eq!(snat(&none, 3), ("203.0.113.1".to_owned(), "2001:db8::2".to_owned()));
     }
 }

@@ -147,6 +147,9 @@ fn the_firewall_of_the_host_is_the_hosts() {
         cluster.put(&web(), &[Endpoint::pod(backend)]).unwrap();
         for family in FAMILIES {
             let at = one.addresses.at(family, 30080);
+            // What the node has no neighbour for takes the road, where the host drops it.
+            let known = ask(&one.host, Proto::Tcp, backend.addresses.at(family, 8080), 3000);
+            assert_eq!(known.by(), Some(backend.name()), "{at}: {known}");
             for proto in BOTH {
                 let patience = if answered { 3000 } else { 500 };
                 let outcome = ask(&cluster.lab.client.worker, proto, at, patience);
