@@ -119,8 +119,8 @@ fn a_frontend_that_changes_hands_while_its_family_fails_is_the_new_owners_in_the
         ..Slice::new(world::name(0), Family::V6)
     };
     let _new = after.slices.insert(name, Arc::new(slice));
-    for map in 0..MAPS[1].len() {
-        change_while_one_map_fails(&before, &after, 1, map).expect(MAPS[1][map]);
+    for (map, name) in MAPS[1].iter().enumerate() {
+        change_while_one_map_fails(&before, &after, 1, map).expect(name);
     }
 }
 
