@@ -108,8 +108,10 @@ fn a_running_agent_overtakes_a_program_that_came_nearer_to_the_wire() {
     })
     .unwrap();
     is_served(&cluster);
-    let log = cluster.agents[0].log();
-    assert!(log.contains("moved to the outer edge"), "{log}");
+    until("the agent to say so", LONG, || {
+        Ok(cluster.agents[0].log().contains("moved to the outer edge").then_some(()))
+    })
+    .unwrap();
     let well = |status: &Value| status["well"] == true;
     let _ = cluster.agents[0].wait_status("health", well).unwrap();
 }

@@ -32,6 +32,9 @@ pub(super) struct Reserved {
     pub(super) sets: Vec<RangeSetId>,
 }
 
+/// A Service's port for which there is no room, and its source ranges: what it has stays.
+struct Stays(ServiceId, Placed);
+
 /// A plan being built.
 pub(super) struct Build<'a> {
     pub(super) actual: &'a mut Actual,
@@ -75,17 +78,51 @@ impl<'a> Build<'a> {
 
     /// Writes the drafts; takes out of `wanted` what does not fit.
     pub(super) fn write(&mut self, drafts: &[Draft], wanted: &mut HashSet<Frontend>) {
-        for draft in drafts {
+        let mut staying = Vec::new();
+        for (index, draft) in drafts.iter().enumerate() {
             let (ObjectName { namespace, name }, port) = (&draft.name, &draft.port);
             let info = ServiceInfo::new(namespace, name, &port.name, port.proto, port.family);
             // Names that are too long never pass the conversion.
-            if let Some(info) = info {
-                self.write_one(draft, info, wanted);
+            if let Some(info) = info
+                && let Err(stays) = self.write_one(draft, info, wanted)
+            {
+                staying.push((index, stays));
             }
+        }
+        if !staying.is_empty() {
+            self.let_stay(drafts, &staying, wanted);
         }
     }
 
-    fn write_one(&mut self, draft: &Draft, info: ServiceInfo, wanted: &mut HashSet<Frontend>) {
+    /// What was there of ports without room stays as it is. But nothing goes on with other source ranges
+    /// than it shall have, nor what is another's now: that one may be closed to whom this one served.
+    fn let_stay(
+        &self,
+        drafts: &[Draft],
+        staying: &[(usize, Stays)],
+        wanted: &mut HashSet<Frontend>,
+    ) {
+        let owners: HashMap<Frontend, usize> = (0..)
+            .zip(drafts)
+            .flat_map(|(index, draft)| draft.frontends.iter().map(move |(f, _)| (*f, index)))
+            .collect();
+        for (index, Stays(id, ranges)) in staying {
+            let Some(entry) = self.actual.services.get(id) else { continue };
+            let stays = entry.frontends.iter().filter(|frontend| {
+                let value = self.actual.frontends.get(frontend);
+                owners.get(frontend).is_none_or(|owner| owner == index)
+                    && value.is_some_and(|value| ranges.allow(value))
+            });
+            wanted.extend(stays);
+        }
+    }
+
+    fn write_one(
+        &mut self,
+        draft: &Draft,
+        info: ServiceInfo,
+        wanted: &mut HashSet<Frontend>,
+    ) -> Result<(), Stays> {
         let known = self.actual.objects.get(&draft.name).and_then(|ids| {
             let same =
                 |id: &&ServiceId| self.actual.services.get(id).is_some_and(|e| e.info == info);
@@ -97,7 +134,7 @@ impl<'a> Build<'a> {
                 let Some(id) = self.actual.service_ids.take().map(ServiceId) else {
                     self.does_not_fit(draft, Full::Services);
                     give_up(draft, wanted);
-                    return;
+                    return Ok(());
                 };
                 self.reserved.services.push(id);
                 id
@@ -110,18 +147,9 @@ impl<'a> Build<'a> {
             None => Placed::Anywhere,
         };
         let Some(base) = self.place(id, draft.port.family, &backends.slots()) else {
-            // What was there stays as it is, and nothing new begins; but nothing goes on with other
-            // source ranges than it shall have.
             self.does_not_fit(draft, Full::Slots);
             give_up(draft, wanted);
-            if let Some(entry) = self.actual.services.get(&id) {
-                let kept = entry.frontends.iter().filter(|frontend| {
-                    let value = self.actual.frontends.get(frontend);
-                    value.is_some_and(|value| ranges.allow(value))
-                });
-                wanted.extend(kept);
-            }
-            return;
+            return Err(Stays(id, ranges));
         };
         let family = draft.port.family;
         if known.is_none() {
@@ -164,6 +192,7 @@ impl<'a> Build<'a> {
         {
             self.put_ranges(ops, family);
         }
+        Ok(())
     }
 
     /// Finds or writes a range of slots with these backends; returns the first slot.

@@ -55,6 +55,34 @@ fn an_address_of_a_service_beats_a_node_port() {
     }
 }
 
+/// SR-1: a Service that does not fit keeps what it has, but not an address that is another's now, who is
+/// closed to whom the first one served.
+#[test]
+fn an_address_that_changes_hands_is_not_kept_by_one_that_does_not_fit() {
+    let limits = Limits { slots: 4, ..Limits::default() };
+    let frontend = Frontend::new(addr("203.0.113.11"), 80, proto::TCP);
+    // Whichever of them is planned first.
+    for (from, to) in [(1, 2), (2, 1)] {
+        let mut rig = Rig::new(MemoryMaps::new(limits), limits);
+        let mut open = web(from, None, &[1, 2]);
+        open.ports[0].load_balancer_ips = vec![frontend.addr];
+        let before = Wish::from([(name(from), open), (name(to), web(to, None, &[]))]);
+        let _ops = ops(&mut rig, &before, &[1, 2]);
+        assert!(rig.maps.get().frontends.contains_key(&frontend));
+
+        let mut closed = web(to, None, &[1, 2, 3]);
+        closed.ports[0].load_balancer_ips = vec![frontend.addr];
+        closed.ports[0].source_ranges = Some(Vec::new());
+        let larger = web(from, None, &[3, 4, 5]);
+        let after = Wish::from([(name(from), larger), (name(to), closed)]);
+        let _ops = ops(&mut rig, &after, &[1, 2]);
+        let told = problems(&rig.planner).concat();
+        assert!(told.contains("web-1 and 1 more"), "one fits: {told}");
+        let is = resolve(rig.maps.get(), &frontend).expect("nothing is missing");
+        assert!(is.is_none_or(|is| is.ranges.is_some()), "it is open to everybody");
+    }
+}
+
 /// LB-8, LB-9: the address of a load balancer has no marker, and needs no node port.
 #[test]
 fn other_ports_of_a_load_balancer_are_left_alone() {
