@@ -16,8 +16,8 @@ use crate::{
     frame::Frame,
     header::{ETH_LEN, IcmpError, Ports, TCP_CHECK, UDP_CHECK},
     packet::{Packet, Work},
-    pipeline::{Next, Step},
     refuse::Answer,
+    step::{Next, Step},
     tables::{FlowSlot, Tables},
 };
 

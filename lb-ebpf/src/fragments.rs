@@ -9,8 +9,8 @@ use lb_common::{FRAGMENT_SECONDS, FragmentKey, FragmentValue, Reason};
 use crate::{
     frame::Frame,
     packet::{Packet, Work},
-    pipeline::{Next, Step},
     refuse::Answer,
+    step::{Next, Step},
     tables::{Env, Tables},
 };
 

@@ -3,9 +3,11 @@
 //! A packet's way through this crate is its module list:
 //!
 //! ```text
-//! frame ── parse ──┬─ flow known ───────────── track ─┐
-//!                  └─ frontend ─ select ─ establish ──┴─ rewrite ── verdict
-//!                        └─ nothing to send it to ──── refuse
+//! frame ── parse ──┬─ flow known ───────────── track ──┬─ pipeline: shortcut or road ── rewrite ── verdict
+//!                  ├─ frontend ─ select ─ establish ───┘
+//!                  │     └─ nothing to send it to ──── refuse
+//!                  ├─ error about a packet ─────────── errors
+//!                  └─ later part of a datagram ─────── fragments
 //! ```
 //!
 //! and a socket's is [`socket`]. Everything is generic over the bytes ([`Frame`]), the maps
@@ -39,6 +41,7 @@ pub mod refuse;
 mod rewrite;
 mod select;
 pub mod socket;
+mod step;
 pub mod tables;
 mod track;
 mod verdict;

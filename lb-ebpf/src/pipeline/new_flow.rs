@@ -2,7 +2,6 @@
 
 use lb_common::{Class, FlowValue, FrontendKind, FrontendValue, Hook, Reason};
 
-use super::{Next, Step};
 use crate::{
     affinity,
     establish::{self, Refusal},
@@ -11,6 +10,7 @@ use crate::{
     packet::{Place, Work},
     refuse::Answer,
     select::{self, Client, objection, set_for},
+    step::{Next, Step},
     tables::{Env, Tables},
 };
 

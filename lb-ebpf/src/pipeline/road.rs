@@ -6,12 +6,13 @@
 
 use lb_common::{FlowKey, FlowValue, Hook, NextHop, Reason};
 
-use super::{Next, REDIRECT, STACK, Step};
+use super::{REDIRECT, STACK};
 use crate::{
     establish::{drawn_port, shortcut},
     family::{address_delta, port_delta},
     packet::Work,
     refuse::Answer,
+    step::{Next, Step},
     tables::{Env, FlowSlot, InsertError, Route, Tables},
 };
 
