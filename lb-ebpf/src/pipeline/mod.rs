@@ -63,6 +63,11 @@ where
         }
         Err(reason) => return Decision::pass(reason),
     };
+    // Most of what a node carries is not ours: it shall not be asked about every stage.
+    if matches!(step.next, Next::Pass) && work.packet.part == Part::Whole {
+        env.observe(place.hook, &work.packet.tuple, step.reason, None);
+        return Decision::pass(step.reason);
+    }
     if !place.is_xdp() && !matches!(place.hook, Hook::PodOut) {
         step = start(frame, tables, env, place, work, step);
     }

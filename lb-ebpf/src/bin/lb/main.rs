@@ -41,48 +41,48 @@ static SETTINGS: aya_ebpf::Global<Settings> = aya_ebpf::Global::new(Settings {
 
 #[classifier]
 fn lb_pod_in(ctx: TcContext) -> i32 {
-    skb::run::<true>(&ctx, Hook::PodIn)
+    skb::run::<true, { Hook::PodIn as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_pod_out(ctx: TcContext) -> i32 {
-    skb::run::<true>(&ctx, Hook::PodOut)
+    skb::run::<true, { Hook::PodOut as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_ext_in(ctx: TcContext) -> i32 {
-    skb::run::<true>(&ctx, Hook::ExternalIn)
+    skb::run::<true, { Hook::ExternalIn as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_ext_out(ctx: TcContext) -> i32 {
-    skb::run::<true>(&ctx, Hook::ExternalOut)
+    skb::run::<true, { Hook::ExternalOut as u8 }>(&ctx)
 }
 
 // The same at devices whose packets begin with their IP header: tunnels, mostly.
 #[classifier]
 fn lb_pod_in_l3(ctx: TcContext) -> i32 {
-    skb::run::<false>(&ctx, Hook::PodIn)
+    skb::run::<false, { Hook::PodIn as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_pod_out_l3(ctx: TcContext) -> i32 {
-    skb::run::<false>(&ctx, Hook::PodOut)
+    skb::run::<false, { Hook::PodOut as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_ext_in_l3(ctx: TcContext) -> i32 {
-    skb::run::<false>(&ctx, Hook::ExternalIn)
+    skb::run::<false, { Hook::ExternalIn as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_ext_out_l3(ctx: TcContext) -> i32 {
-    skb::run::<false>(&ctx, Hook::ExternalOut)
+    skb::run::<false, { Hook::ExternalOut as u8 }>(&ctx)
 }
 
 #[classifier]
 fn lb_lo_out(ctx: TcContext) -> i32 {
-    skb::run::<true>(&ctx, Hook::LoopbackOut)
+    skb::run::<true, { Hook::LoopbackOut as u8 }>(&ctx)
 }
 
 #[xdp]

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use bytemuck::{AnyBitPattern, NoUninit};
-use lb_common::{Hook, Reason};
+use lb_common::{HOOKS, Hook, Reason};
 use lb_ebpf::{
     Decision, Frame, Place, Verdict,
     checksum::{Delta, corrected},
@@ -29,7 +29,8 @@ const HEADERS: u32 = 14 + 40 + 20;
 
 /// Runs the library on a packet at a tc hook, of a device with or without Ethernet headers.
 #[inline(always)]
-pub(crate) fn run<const ETHERNET: bool>(ctx: &TcContext, hook: Hook) -> i32 {
+pub(crate) fn run<const ETHERNET: bool, const HOOK: u8>(ctx: &TcContext) -> i32 {
+    let hook = const { hook(HOOK) };
     // SAFETY: the kernel passes a valid context, whose fields the verifier knows.
     let (ifindex, vlan, addressed) = unsafe {
         let skb = ctx.skb.skb;
@@ -46,7 +47,7 @@ pub(crate) fn run<const ETHERNET: bool>(ctx: &TcContext, hook: Hook) -> i32 {
         Decision::pass(Reason::NotIp)
     } else if is_ours {
         let bridged = matches!(hook, Hook::ExternalOut) && addressed == PACKET_OTHERHOST;
-        decide::<ETHERNET>(ctx, Place { hook, ifindex, bridged })
+        decide::<ETHERNET, HOOK>(ctx, Place { hook, ifindex, bridged })
     } else {
         Decision::pass(Reason::OtherHost)
     };
@@ -79,8 +80,20 @@ pub(crate) fn run<const ETHERNET: bool>(ctx: &TcContext, hook: Hook) -> i32 {
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
 
+/// The hook by its number, which a constant parameter has to be.
+const fn hook(number: u8) -> Hook {
+    let mut at = 0;
+    while at < HOOKS.len() {
+        if HOOKS[at] as u8 == number {
+            return HOOKS[at];
+        }
+        at += 1;
+    }
+    panic!("no hook has this number")
+}
+
 #[inline(always)]
-fn decide<const ETHERNET: bool>(ctx: &TcContext, place: Place) -> Decision {
+fn decide<const ETHERNET: bool, const HOOK: u8>(ctx: &TcContext, place: Place) -> Decision {
     let len = ctx.len();
     let readable = (ctx.data_end() - ctx.data()) as u32;
     if readable < HEADERS && readable < len {
@@ -105,10 +118,10 @@ fn decide<const ETHERNET: bool>(ctx: &TcContext, place: Place) -> Decision {
                 None => Decision::pass(Reason::Inconsistent),
             }
         }
-        Some(header::ETH_P_IP) => decide4(&mut frame, place),
+        Some(header::ETH_P_IP) => decide4::<ETHERNET, HOOK>(&mut frame, place),
         Some(header::ETH_P_IPV6) => {
             frame.ipv6 = true;
-            decide6(&mut frame, place)
+            decide6::<ETHERNET, HOOK>(&mut frame, place)
         }
         Some(_) => Decision::pass(Reason::NotIp),
         None => Decision::pass(Reason::Truncated),
@@ -118,7 +131,11 @@ fn decide<const ETHERNET: bool>(ctx: &TcContext, place: Place) -> Decision {
 /// IPv4 without Ethernet header, in a function of its own: there a call costs nothing that counts, and the
 /// stack is fuller.
 #[inline(never)]
-fn decide4<const ETHERNET: bool>(frame: &mut SkbFrame<'_, ETHERNET>, place: Place) -> Decision {
+fn decide4<const ETHERNET: bool, const HOOK: u8>(
+    frame: &mut SkbFrame<'_, ETHERNET>,
+    place: Place,
+) -> Decision {
+    let place = Place { hook: const { hook(HOOK) }, ..place };
     let env = KernelEnv { ctx: frame.ctx };
     // SAFETY: borrowed once, here; no Ethernet program borrows it besides.
     match unsafe { work4() } {
@@ -129,7 +146,11 @@ fn decide4<const ETHERNET: bool>(frame: &mut SkbFrame<'_, ETHERNET>, place: Plac
 
 /// IPv6, in a function of its own: beside IPv4's its variables would not fit the stack.
 #[inline(never)]
-fn decide6<const ETHERNET: bool>(frame: &mut SkbFrame<'_, ETHERNET>, place: Place) -> Decision {
+fn decide6<const ETHERNET: bool, const HOOK: u8>(
+    frame: &mut SkbFrame<'_, ETHERNET>,
+    place: Place,
+) -> Decision {
+    let place = Place { hook: const { hook(HOOK) }, ..place };
     let env = KernelEnv { ctx: frame.ctx };
     // SAFETY: borrowed once, here.
     match unsafe { work6() } {
