@@ -13,7 +13,7 @@ use lb_tests::{
     lab::{Agent, Network, Offloads, Setup, service_networks},
 };
 
-use table::{Client, check, put};
+use table::{Client, affinity, check, put};
 
 /// How agents work.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,15 +73,16 @@ fn holds(network: Network) {
     assert!(wrong.is_empty(), "wrong cells:\n{wrong}");
 }
 
-/// The clients side by side: how many cells they have, and what is wrong of them. What nodes send meanwhile is
+/// The clients side by side, and then one after the other for session affinity: how many cells they have, and what is wrong of them. What nodes send meanwhile is
 /// looked at where it arrives.
 fn walk(cluster: &Cluster) -> (usize, Vec<String>) {
     let gateway = &cluster.lab.underlay.worker;
     let captures = ["node1", "node2"].map(|device| gateway.capture(device).unwrap());
-    let done: Vec<(usize, Vec<String>)> = thread::scope(|threads| {
+    let mut done: Vec<(usize, Vec<String>)> = thread::scope(|threads| {
         let walking = Client::ALL.map(|client| threads.spawn(move || check(cluster, client)));
         walking.into_iter().map(|row| row.join().unwrap()).collect()
     });
+    done.extend(Client::ALL.map(|client| affinity(cluster, client)));
     let cells = done.iter().map(|(cells, _)| cells).sum();
     let mut wrong: Vec<String> = done.into_iter().flat_map(|(_, wrong)| wrong).collect();
     for capture in captures {
