@@ -23,14 +23,9 @@ enum Mode {
     Xdp,
 }
 
-/// The modes that are walked.
-const MODES: &[Mode] =
-    if STACK { &[Mode::Tc, Mode::Stack, Mode::Xdp] } else { &[Mode::Tc, Mode::Xdp] };
-
-/// Whether the binary knows `--forward=stack`.
-const STACK: bool = false;
-
 impl Mode {
+    const ALL: [Self; 3] = [Self::Tc, Self::Stack, Self::Xdp];
+
     const fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Tc => &["--xdp=off"],
@@ -51,8 +46,8 @@ impl Mode {
 /// Walks the table over a kind of network, in every mode, and tells all that is wrong.
 fn holds(network: Network) {
     let mut wrong = String::new();
-    for mode in MODES {
-        if *mode == Mode::Xdp && !network.has_ethernet() {
+    for mode in Mode::ALL {
+        if mode == Mode::Xdp && !network.has_ethernet() {
             continue;
         }
         let Some(cluster) = Cluster::start_or_skip(mode.setup(network), mode.flags()) else {
