@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use lb_tests::{
-    cluster::Cluster,
     lab::{FAMILIES, Family, Node, Pod, Setup, external_address, load_balancer_address},
     worker::{Outcome, Proto, Shot, UdpStyle},
 };
@@ -21,7 +20,7 @@ enum Enforced {
     Ingress,
 }
 
-/// What a pod of node 1 asks.
+/// What a pod asks: node ports are of its own node, and of the other.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum To {
     Pod,
@@ -48,81 +47,94 @@ fn policies_see_pods_by_whichever_address_they_talk() {
         let Some(cluster) = start(Setup::default(), by) else { return };
         let mut wrong = String::new();
         let mut ports = 41_000;
-        for (backend_here, pod) in
-            [(true, &cluster.lab.nodes[0].pods[1]), (false, &cluster.lab.nodes[1].pods[0])]
-        {
-            put(&cluster, &web(), pod);
-            wrong += &walk(&cluster, pod, None, backend_here, &mut ports);
-            for enforced in [Enforced::Egress, Enforced::Ingress] {
-                wrong += &walk(&cluster, pod, Some(enforced), backend_here, &mut ports);
+        let [one, two] = &cluster.lab.nodes[..] else { panic!("two nodes") };
+        for [own, other] in [[one, two], [two, one]] {
+            for (backend_here, to) in [(true, &own.pods[1]), (false, &other.pods[0])] {
+                put(&cluster, &web(), to);
+                let asking = Asking { own, other, to, backend_here };
+                for enforced in [None, Some(Enforced::Egress), Some(Enforced::Ingress)] {
+                    wrong += &asking.walk(enforced, &mut ports);
+                }
             }
         }
         assert!(wrong.is_empty(), "{by:?}:\n{wrong}");
     }
 }
 
-/// Asks for everything at once, with or without a rule, and tells what came out otherwise than it should.
-fn walk(
-    cluster: &Cluster,
-    to: &Pod,
-    enforced: Option<Enforced>,
+/// A pod that asks, and the only one that answers.
+struct Asking<'a> {
+    /// The node of the pod that asks, which is its first one.
+    own: &'a Node,
+    other: &'a Node,
+    to: &'a Pod,
     backend_here: bool,
-    next: &mut u16,
-) -> String {
-    let nodes = &cluster.lab.nodes;
-    let from = &nodes[0].pods[0];
-    let guard = &nodes[usize::from(enforced == Some(Enforced::Ingress) && !backend_here)];
-    if enforced.is_some() {
-        guard.netns.nft(&rule(from, to)).unwrap();
-    }
-    let mut cells = Vec::new();
-    for target in TOS {
-        let dropped = enforced.is_some_and(|enforced| is_dropped(target, enforced, backend_here));
-        for family in FAMILIES {
-            let at = match target {
-                To::Pod => to.addresses.at(family, super::TARGET),
-                To::ClusterIp => web().addresses.at(family, 80),
-                To::NodePort => nodes[0].addresses.at(family, NODE_PORT),
-                To::OtherNodePort => nodes[1].addresses.at(family, NODE_PORT),
-                To::ExternalIp => external_address(20).at(family, 80),
-                To::LoadBalancer => load_balancer_address(20).at(family, 80),
-            };
-            for proto in [Proto::Tcp, Proto::Udp] {
-                *next += 1;
-                let timeout_ms = if dropped { 500 } else { 3000 };
-                let own = Some(from.addresses.at(family, *next));
-                let style = UdpStyle::Connected;
-                cells.push((target, dropped, Shot { proto, style, to: at, from: own, timeout_ms }));
+}
+
+impl Asking<'_> {
+    /// Asks for everything at once, with or without a rule, and tells what came out otherwise than it should.
+    fn walk(&self, enforced: Option<Enforced>, next: &mut u16) -> String {
+        let Self { own, other, to, backend_here } = self;
+        let from = &own.pods[0];
+        let at_other = enforced == Some(Enforced::Ingress) && !backend_here;
+        let guard = if at_other { other } else { own };
+        if enforced.is_some() {
+            guard.netns.nft(&rule(from, to)).unwrap();
+        }
+        let mut cells = Vec::new();
+        for target in TOS {
+            let dropped =
+                enforced.is_some_and(|enforced| is_dropped(target, enforced, self.backend_here));
+            for family in FAMILIES {
+                let at = match target {
+                    To::Pod => to.addresses.at(family, super::TARGET),
+                    To::ClusterIp => web().addresses.at(family, 80),
+                    To::NodePort => own.addresses.at(family, NODE_PORT),
+                    To::OtherNodePort => other.addresses.at(family, NODE_PORT),
+                    To::ExternalIp => external_address(20).at(family, 80),
+                    To::LoadBalancer => load_balancer_address(20).at(family, 80),
+                };
+                for proto in [Proto::Tcp, Proto::Udp] {
+                    *next += 1;
+                    let timeout_ms = if dropped { 500 } else { 3000 };
+                    let own = Some(from.addresses.at(family, *next));
+                    let style = UdpStyle::Connected;
+                    cells.push((
+                        target,
+                        dropped,
+                        Shot { proto, style, to: at, from: own, timeout_ms },
+                    ));
+                }
             }
         }
-    }
-    let shots = cells.iter().map(|(.., shot)| *shot).collect();
-    let outcomes = from.worker.each(shots, 8).unwrap();
-    let witnesses = if enforced.is_some() { seen(guard) } else { BTreeSet::new() };
-    let mut wrong = String::new();
-    for ((target, dropped, shot), outcome) in cells.iter().zip(outcomes) {
-        let port = shot.from.unwrap().port();
-        let seen = witnesses.contains(&(shot.proto.name().to_lowercase(), port));
-        let right = if *dropped {
-            outcome == Outcome::Timeout && seen
-        } else {
-            outcome.by() == Some(to.name()) && !seen
-        };
-        if !right {
-            wrong += &format!(
-                "{target:?} ({} {}) to {}, rule {enforced:?}: {outcome}, {}; wanted {}\n",
-                shot.to,
-                shot.proto,
-                to.name(),
-                if seen { "seen by the rule" } else { "not seen by the rule" },
-                if *dropped { "a drop" } else { "an answer" },
-            );
+        let shots = cells.iter().map(|(.., shot)| *shot).collect();
+        let outcomes = from.worker.each(shots, 8).unwrap();
+        let witnesses = if enforced.is_some() { seen(guard) } else { BTreeSet::new() };
+        let mut wrong = String::new();
+        for ((target, dropped, shot), outcome) in cells.iter().zip(outcomes) {
+            let port = shot.from.unwrap().port();
+            let seen = witnesses.contains(&(shot.proto.name().to_lowercase(), port));
+            let right = if *dropped {
+                outcome == Outcome::Timeout && seen
+            } else {
+                outcome.by() == Some(to.name()) && !seen
+            };
+            if !right {
+                wrong += &format!(
+                    "{} to {target:?} ({} {}) of {}, rule {enforced:?}: {outcome}, {}; wanted {}\n",
+                    from.name(),
+                    shot.to,
+                    shot.proto,
+                    to.name(),
+                    if seen { "seen by the rule" } else { "not seen by the rule" },
+                    if *dropped { "a drop" } else { "an answer" },
+                );
+            }
         }
+        if enforced.is_some() {
+            guard.netns.nft("delete table inet np\n").unwrap();
+        }
+        wrong
     }
-    if enforced.is_some() {
-        guard.netns.nft("delete table inet np\n").unwrap();
-    }
-    wrong
 }
 
 /// Drops what one pod sends to another, and remembers the source ports of that.
