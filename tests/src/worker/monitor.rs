@@ -27,6 +27,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// does to it, so that slowness is not taken for a loss.
 const STALL: Duration = Duration::from_secs(10);
 
+/// As many addresses of a client are kept: a flow has one, and each of many connections another.
+const SOURCES: usize = 8;
+
 /// A running client.
 pub(super) struct Monitor {
     seen: Arc<Seen>,
@@ -102,14 +105,17 @@ impl Seen {
         report.lost += 1;
     }
 
-    fn answered(&self, by: &str, last: &mut Instant) {
+    fn answered(&self, Answer { by, source }: &Answer, last: &mut Instant) {
         let gap = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
         *last = Instant::now();
         let mut report = self.report();
         report.answered += 1;
         report.lost = report.lost.saturating_sub(1);
         report.longest_gap_ms = report.longest_gap_ms.max(gap);
-        *report.by.entry(by.to_owned()).or_default() += 1;
+        *report.by.entry(by.clone()).or_default() += 1;
+        if report.sources.len() < SOURCES {
+            let _ = report.sources.insert(*source);
+        }
         transition(&mut report, by);
     }
 
@@ -144,7 +150,7 @@ fn connections(to: SocketAddr, from: Option<SocketAddr>, every: Duration, seen: 
         let begin = Instant::now();
         seen.sent();
         match one(Proto::Tcp, UdpStyle::Connected, to, from, STALL) {
-            Outcome::Answered(answer) => seen.answered(&answer.by, &mut last),
+            Outcome::Answered(answer) => seen.answered(&answer, &mut last),
             Outcome::Refused => seen.refused(),
             other @ (Outcome::Timeout
             | Outcome::Unreachable
@@ -164,7 +170,7 @@ fn stream_lines(stream: &TcpStream, every: Duration, seen: &Seen) {
         }
         seen.sent();
         match line(stream, &mut reader, number) {
-            Ok(answer) => seen.answered(&answer.by, &mut last),
+            Ok(answer) => seen.answered(&answer, &mut last),
             Err(error) => {
                 seen.broken(format!("line {number}: {error}"));
                 break;
@@ -184,7 +190,7 @@ fn messages(mut association: Association, every: Duration, seen: &Seen) {
         }
         seen.sent();
         match association.ask(&number.to_string()).and_then(|text| numbered(&text, number)) {
-            Ok(answer) => seen.answered(&answer.by, &mut last),
+            Ok(answer) => seen.answered(&answer, &mut last),
             Err(error) => {
                 seen.broken(format!("message {number}: {error}"));
                 return;
@@ -243,7 +249,7 @@ fn ping(socket: &UdpSocket, style: UdpStyle, to: SocketAddr, every: Duration, se
         let left = next.saturating_duration_since(Instant::now()).max(Duration::from_micros(100));
         match receive(socket, to, left) {
             Ok(Some((number, answer))) if waiting.remove(&number) => {
-                seen.answered(&answer.by, &mut last);
+                seen.answered(&answer, &mut last);
             }
             Ok(Some((number, _))) => seen.broken(format!("request {number} answered twice")),
             Ok(None) => {}

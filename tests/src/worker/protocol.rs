@@ -1,7 +1,7 @@
 //! What a worker can be asked, and what it answers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -248,6 +248,8 @@ pub struct MonitorReport {
     pub refused: u64,
     /// Answers by server.
     pub by: BTreeMap<String, u64>,
+    /// Addresses and ports by which servers knew the client, the first few.
+    pub sources: BTreeSet<SocketAddr>,
     /// TCP segments that this side sent more than once.
     pub retransmitted: u32,
     /// Errors that ended the flow; of connections, every one that failed and was not refused.

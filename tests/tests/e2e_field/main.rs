@@ -5,6 +5,7 @@
 mod flooded;
 mod hops;
 mod policies;
+mod restarts;
 mod rules;
 mod sizes;
 mod sources;
@@ -33,17 +34,19 @@ enum By {
     Rules,
     /// Agents without XDP.
     Tc,
+    /// The same, with everything by the stack.
+    Stack,
     /// Agents with XDP in the drivers.
     Xdp,
 }
 
 impl By {
-    const ALL: [Self; 3] = [Self::Rules, Self::Tc, Self::Xdp];
+    const ALL: [Self; 4] = [Self::Rules, Self::Tc, Self::Stack, Self::Xdp];
 
     /// The setup whose wires carry it.
     fn setup(self, setup: Setup) -> Setup {
         match self {
-            Self::Rules | Self::Tc => setup,
+            Self::Rules | Self::Tc | Self::Stack => setup,
             Self::Xdp => Setup { wires: Offloads { tx: false, gro: true }, xdp: true, ..setup },
         }
     }
@@ -59,6 +62,7 @@ fn start(setup: Setup, by: By) -> Option<Cluster> {
             Cluster { agents: Vec::new(), directory, lab }
         }
         By::Tc => Cluster::start_or_skip(setup, &["--xdp=off"])?,
+        By::Stack => Cluster::start_or_skip(setup, &["--xdp=off", "--forward=stack"])?,
         By::Xdp => Cluster::start_or_skip(setup, &["--xdp=native"])?,
     };
     cluster.lab.serve(TARGET).unwrap();
